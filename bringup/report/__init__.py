@@ -1,0 +1,1 @@
+"""Views of smoke records, and the commands that show them."""

@@ -1,0 +1,32 @@
+"""Reads smoke records."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bringup.errors import BringupError
+from bringup.smoke.model import SCHEMA_VERSION, SmokeReport, validation_sentence
+
+
+def read_record(path: Path) -> SmokeReport:
+    """Return the report that the record file holds; BringupError when it is missing, damaged or of another schema."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise BringupError(f"Cannot read the smoke record {path}: {error.strerror}.") from None
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise BringupError(f"The smoke record {path} is not JSON: {error}.") from None
+    if not isinstance(document, dict) or "schema_version" not in document:
+        raise BringupError(f"{path} is no smoke record: it has no schema_version.")
+    if document["schema_version"] != SCHEMA_VERSION:
+        raise BringupError(
+            f"The smoke record {path} has schema version {document['schema_version']!r}, and this bringup reads version"
+            f" {SCHEMA_VERSION}: use the bringup that wrote it."
+        )
+    try:
+        return SmokeReport.model_validate_json(text)
+    except ValidationError as error:
+        raise BringupError(f"The smoke record {path} is damaged: {validation_sentence(error)}.") from None

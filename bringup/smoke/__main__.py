@@ -1,0 +1,46 @@
+"""`python -m bringup.smoke REQUEST.json --record-dir DIR`: the smoke benchmark as it runs on the host."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bringup.errors import BringupError
+from bringup.smoke.run import (
+    EXIT_COULD_NOT_RUN,
+    EXIT_FAILED,
+    EXIT_PASSED,
+    prepare_record_dir,
+    progress_line,
+    read_request,
+    run_smoke,
+    write_record,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the request, write its record and return the exit code: 0 passed, 3 failed, 1 could not run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bringup.smoke",
+        description="Measures a served model and holds it against acceptance lines.",
+        epilog="Exit code: 0 passed, 3 failed a line, 1 could not run, 2 wrong usage.",
+    )
+    parser.add_argument("request", type=Path, metavar="REQUEST.json", help="a request, or the record of an earlier run")
+    parser.add_argument("--record-dir", type=Path, required=True, metavar="DIR", help="where the JSON record goes")
+    options = parser.parse_args(arguments)
+    try:
+        request = read_request(options.request)
+        prepare_record_dir(options.record_dir)
+        report = run_smoke(request, lambda *sample: print(progress_line(request, *sample), flush=True))
+        record = write_record(report, options.record_dir)
+    except BringupError as error:
+        print(error.message, file=sys.stderr)
+        return EXIT_COULD_NOT_RUN
+    except KeyboardInterrupt:
+        print("Interrupted: no record was written.", file=sys.stderr)
+        return EXIT_COULD_NOT_RUN
+    print(f"{'PASS' if report.passed else f'FAIL: {report.reason}'} (record: {record})", flush=True)
+    return EXIT_PASSED if report.passed else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
