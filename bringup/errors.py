@@ -8,5 +8,6 @@ class BringupError(Exception):
     """
 
     def __init__(self, message: str) -> None:
+        """Keep the message."""
         super().__init__(message)
         self.message = message

@@ -1,0 +1,1 @@
+"""Facts that pyinfra collects from hosts."""

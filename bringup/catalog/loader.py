@@ -1,0 +1,97 @@
+"""Loads the catalog from the package's own YAML files."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from bringup.catalog.entries import Engine, GpuModel, Model, Profile
+from bringup.errors import BringupError
+from bringup.hardware import Frozen
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return words for an error message: the known names that are nearest to `name`, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+class Catalog(Frozen):
+    """All entries."""
+
+    gpus: tuple[GpuModel, ...]
+    models: tuple[Model, ...]
+    engines: tuple[Engine, ...]
+    profiles: dict[str, Profile]
+
+    def model(self, name: str) -> Model:
+        """Find a model by repository id or alias.
+
+        Raises:
+            BringupError: there is none; the message names the nearest.
+        """
+        for model in self.models:
+            if name == model.id or name in model.aliases:
+                return model
+        raise BringupError(f"unknown model '{name}': {nearest(name, [model.id for model in self.models])}")
+
+    def profile(self, name: str) -> Profile:
+        """Find a profile by name.
+
+        Raises:
+            BringupError: there is none; the message names the nearest.
+        """
+        if name not in self.profiles:
+            raise BringupError(f"unknown profile '{name}': {nearest(name, self.profiles)}")
+        return self.profiles[name]
+
+    def engine(self, name: str | None, device: str) -> Engine:
+        """Find an engine by name, or the first (newest) one for a device.
+
+        Raises:
+            BringupError: there is none of that name, or it is for another device.
+        """
+        if name is None:
+            return next(engine for engine in self.engines if engine.device == device)
+        for engine in self.engines:
+            if engine.name == name:
+                if engine.device != device:
+                    raise BringupError(f"engine '{name}' is for {engine.device}, but this host would serve on {device}")
+                return engine
+        raise BringupError(f"unknown engine '{name}': {nearest(name, [engine.name for engine in self.engines])}")
+
+    def gpu(self, pci_id: str) -> GpuModel | None:
+        """Find a card by PCI id; None when the catalog does not know it."""
+        return next((gpu for gpu in self.gpus if pci_id in gpu.pci_ids), None)
+
+
+def _read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(files("bringup.catalog").joinpath(name).read_text(encoding="utf-8"))
+    return content
+
+
+def load_catalog() -> Catalog:
+    """Load and validate gpus.yaml, models.yaml, engines.yaml and profiles.yaml."""
+    parts: dict[str, Any] = {}
+    for name in ("gpus", "models", "engines", "profiles"):
+        parts |= _read(f"{name}.yaml")
+    return Catalog.model_validate(parts)
+
+
+def engine_checksum(engine: Engine) -> str:
+    """SHA-256 of the engine's requirement list: an engine that is made of other packages gets a folder of its own."""
+    return hashlib.sha256(engine_requirements(engine).encode()).hexdigest()
+
+
+def smoke_requirements() -> str:
+    """Return the pinned list of what the smoke benchmark needs on a host."""
+    return files("bringup.catalog").joinpath("engines", "smoke-tools.txt").read_text(encoding="utf-8")
+
+
+def engine_requirements(engine: Engine) -> str:
+    """Return the text of the engine's requirement list: one pinned package a line."""
+    return files("bringup.catalog").joinpath("engines", engine.requirements).read_text(encoding="utf-8")

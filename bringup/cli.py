@@ -1,0 +1,28 @@
+"""The command `bringup`."""
+
+import sys
+
+import click
+
+from bringup import __version__
+from bringup.errors import BringupError
+from bringup.report.cli import report, smoke
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def bringup() -> None:
+    """Takes a bare Linux machine to a tuned, verified vLLM server."""
+
+
+bringup.add_command(smoke)
+bringup.add_command(report)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one message and exit code 1."""
+    try:
+        bringup()
+    except BringupError as error:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+        sys.exit(1)

@@ -1,0 +1,140 @@
+"""What a machine is: the facts that a plan is made from.
+
+All models are frozen. A value that could not be learnt is ``None`` (or empty), and `HostFacts.unknown` says why, by the
+name of the probe's section. Nothing here is a guess.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RootAccess = Literal["root", "sudo", "none"]
+
+
+class Frozen(BaseModel):
+    """A value that nobody changes after it was made; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OperatingSystem(Frozen):
+    """From /etc/os-release and uname."""
+
+    id: str
+    """``debian``, ``ubuntu``, …"""
+    version_id: str
+    """``12``, ``24.04``; empty on a rolling release."""
+    name: str
+    """For people: ``Debian GNU/Linux 12 (bookworm)``."""
+    kernel: str
+    architecture: str
+    """As uname says: ``x86_64``."""
+
+
+class Cpu(Frozen):
+    """Processors that this host may use, which in a container can be fewer than the machine has."""
+
+    model: str
+    usable: tuple[int, ...]
+    """Logical CPU numbers that are online and allowed to the login session."""
+    core_of: dict[int, int]
+    """Logical CPU number to physical core number (unique over all sockets)."""
+    node_of: dict[int, int]
+    """Logical CPU number to NUMA node."""
+
+    @property
+    def physical_cores(self) -> int:
+        """Physical cores behind the usable logical CPUs."""
+        return len({self.core_of.get(cpu, cpu) for cpu in self.usable})
+
+
+class Memory(Frozen):
+    """Main memory in MiB, the container's limit applied."""
+
+    total_mib: int
+    available_mib: int
+
+
+class NumaNode(Frozen):
+    """One NUMA node that has CPUs or memory."""
+
+    id: int
+    cpus: tuple[int, ...]
+    memory_mib: int
+
+
+class Gpu(Frozen):
+    """One NVIDIA display controller, as sysfs shows it without a driver; the driver refines it."""
+
+    pci_address: str
+    pci_id: str
+    """``10de:2685``, lower case."""
+    numa_node: int | None
+    kernel_driver: str | None
+    """``nvidia``, ``nouveau``, ``vfio-pci``, or None where nothing holds the card."""
+    driver_version: str | None = None
+    driver_name: str | None = None
+    """The card's name as nvidia-smi prints it."""
+    driver_memory_mib: int | None = None
+    """Memory in MiB as nvidia-smi prints it."""
+
+
+class Disk(Frozen):
+    """Free space for one folder of ours, measured at its nearest existing parent."""
+
+    path: str
+    free_mib: int
+
+
+class ServedRelease(Frozen):
+    """What the host serves now."""
+
+    digest: str
+    decisions: dict[str, Any]
+    """Setting to value, from the release's plan.json; empty when it could not be read."""
+
+
+class SmokeRecord(Frozen):
+    """The newest smoke record on the host, reduced to what decides whether to run it again."""
+
+    release: str | None
+    passed: bool
+
+
+class HostFacts(Frozen):
+    """Everything that the planner and the deploy may know of a host before they start."""
+
+    os: OperatingSystem
+    init: str
+    """``systemd`` where it runs the machine, else the name of process 1."""
+    virtualization: str
+    """As systemd-detect-virt says: ``none``, ``kvm``, ``docker``, ``systemd-nspawn``…"""
+    root_access: RootAccess
+    """How the login user gets root's rights: it is root, sudo without a password, or not at all."""
+    login_user: str
+    clock_unix_s: int
+    cpu: Cpu
+    memory: Memory
+    numa_nodes: tuple[NumaNode, ...]
+    gpus: tuple[Gpu, ...]
+    disks: tuple[Disk, ...]
+    sysctls: dict[str, str]
+    """Live values of the settings that the planner knows, by dotted name."""
+    read_only_sysctls: tuple[str, ...] = ()
+    """Those of them that root cannot write here (a container whose owner must set them)."""
+    engines: dict[str, str] = Field(default_factory=dict)
+    """Environments that are built on the host: folder name to the checksum of the requirement list they were built from."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Models that are complete on the host: folder name to the fingerprint of their source."""
+    served: ServedRelease | None = None
+    service_state: str = "absent"
+    """systemd's ActiveState of vllm.service, or ``absent``."""
+    service_enabled: bool = False
+    """Whether vllm.service starts at boot."""
+    smoke: SmokeRecord | None = None
+    unknown: dict[str, str] = Field(default_factory=dict)
+    """Probe section to the reason why it could not be read."""
+
+    def free_mib(self, path: str) -> int | None:
+        """Free space in MiB where `path` is or will be; None when it is unknown."""
+        return next((disk.free_mib for disk in self.disks if disk.path == path), None)

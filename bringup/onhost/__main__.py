@@ -1,0 +1,41 @@
+"""`bringup-host`: what the deploy runs on the host, and what an administrator may run there by hand."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bringup.errors import BringupError
+from bringup.onhost.build import build
+from bringup.onhost.release import Switch
+from bringup.onhost.say import say
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bringup-host", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    switch = commands.add_parser("switch", help="serve a release; the one before is put back if that fails")
+    switch.add_argument("digest")
+    commands.add_parser("show", help="name the release that is served")
+    builder = commands.add_parser("build", help="build a virtual environment from a pinned list")
+    builder.add_argument("request", type=Path)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 done, 1 failed with a message."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "switch":
+            Switch(arguments.digest).run()
+        elif arguments.command == "build":
+            build(arguments.request)
+        else:
+            say(Switch.current() or "nothing was deployed here")
+    except BringupError as error:
+        say(f"error: {error.message}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Switches the host to another release, and back when that one does not come up.
+
+A release is a folder with plan.json, vllm.yaml, environment and vllm.service. Nothing of the running service is touched before
+the new release passed the checks that can be made beside it: the engine's own argument parser, and the port.
+"""
+
+import contextlib
+import fcntl
+import json
+import pwd
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bringup.errors import BringupError
+from bringup.onhost.say import say
+
+RELEASES = Path("/opt/bringup/releases")
+CURRENT = Path("/opt/bringup/current")
+UNIT = Path("/etc/systemd/system/vllm.service")
+SMOKE_RECORD = Path("/var/lib/bringup/smoke/latest.json")
+LOCK = Path("/run/bringup.lock")
+SERVICE = "vllm.service"
+USER = "vllm"
+KEPT_RELEASES = 5
+
+# Runs inside the engine's own Python: parses the file as the server would and builds the engine's configuration from it.
+_CHECK = """
+import importlib, sys
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+cli = importlib.import_module(sys.argv[1])
+args = cli.make_arg_parser(FlexibleArgumentParser()).parse_args(["--config", sys.argv[2]])
+cli.validate_parsed_serve_args(args)
+AsyncEngineArgs.from_cli_args(args).create_engine_config()
+"""
+
+
+def _systemctl(*arguments: str) -> str:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    # reset-failed fails for a unit that is not loaded, which is as well
+    if done.returncode and arguments[0] not in ("show", "is-active", "reset-failed"):
+        raise BringupError(f"systemctl {' '.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def service_log(since_unix_s: float, lines: int = 25) -> str:
+    """Return the last lines that the service logged since a time (seconds since 1970)."""
+    # not with --lines: together with --since it counts from the oldest line (systemd 252)
+    command = ["journalctl", "-u", SERVICE, "--since", f"@{int(since_unix_s)}", "--no-pager", "-o", "cat"]
+    log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    return "\n".join(log.strip().splitlines()[-lines:])
+
+
+def last_words(text: str, lines: int = 3) -> str:
+    """Reduce a program's error output to its last lines that are not blank."""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    with LOCK.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BringupError("another run switches this host's release at this moment; wait for it to end") from error
+        yield
+
+
+class Switch:
+    """One switch to the release of a digest."""
+
+    def __init__(self, digest: str) -> None:
+        """Read the release's plan.
+
+        Raises:
+            BringupError: there is no such release on this host.
+        """
+        self.release = RELEASES / digest
+        try:
+            self.plan: dict[str, Any] = json.loads((self.release / "plan.json").read_text())
+        except (OSError, ValueError) as error:
+            raise BringupError(f"release {digest} is not on this host or its plan.json is damaged: {error}") from error
+        self.port = int(self.plan["vllm"]["port"])
+        host = self.plan["vllm"]["host"]
+        self.health_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}/health"  # noqa: S104
+
+    @staticmethod
+    def current() -> str | None:
+        """Digest of the release that is served; None where there is none."""
+        return CURRENT.readlink().name if CURRENT.is_symlink() else None
+
+    def run(self) -> None:
+        """Check, switch, wait for /health; put the previous release back if that fails.
+
+        Raises:
+            BringupError: the new release does not serve; the message says why and what is served now.
+        """
+        with _lock():
+            previous = self.current()
+            was_active = _systemctl("is-active", SERVICE) == "active"
+            say("checking the configuration with the engine's own parser")
+            self._check_configuration()
+            self._check_port()
+            started_s = time.time()
+            try:
+                self._activate(self.release)
+                self._wait_until_healthy(started_s)
+            except BringupError as error:
+                log = service_log(started_s)
+                outcome = self._put_back(previous if was_active else None)
+                raise BringupError(f"{error.message}\n--- last lines of the service's log ---\n{log}\n---\n{outcome}") from error
+            SMOKE_RECORD.unlink(missing_ok=True)
+            self._compare_kv_cache(started_s)
+            self._prune(previous)
+            say(f"release {self.release.name} is served at {self.health_url.removesuffix('/health')}")
+
+    def _check_configuration(self) -> None:
+        environment = dict(line.split("=", 1) for line in (self.release / "environment").read_text().splitlines() if "=" in line)
+        user = pwd.getpwnam(USER)
+        python = Path(self.plan["engine_dir"]) / "bin/python"
+        done = subprocess.run(
+            [str(python), "-c", _CHECK, self.plan["service"]["parser_module"], str(self.release / "vllm.yaml")],
+            env=environment,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise BringupError(
+                f"vLLM refuses this configuration; nothing was changed on the running service:\n{last_words(done.stderr, 4)}"
+            )
+
+    def _check_port(self) -> None:
+        """Refuse a port that somebody other than our own service listens on."""
+        listeners = subprocess.run(
+            ["ss", "-Hltnp", f"sport = :{self.port}"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        if not listeners:
+            return
+        pids = re.findall(r"pid=(\d+)", listeners)
+        ours = [pid for pid in pids if SERVICE in _read(Path(f"/proc/{pid}/cgroup"))]
+        if not pids or len(ours) < len(pids):
+            names = re.findall(r'\("([^"]+)"', listeners)
+            by = f"{', '.join(sorted(set(names)))} (pid {', '.join(pids)})" if pids else "a process that is not visible from here"
+            raise BringupError(f"port {self.port} is taken by {by}; stop it or set another port; nothing was changed")
+
+    def _activate(self, release: Path) -> None:
+        """Make `release` the current one and restart the service."""
+        staged = UNIT.with_suffix(".service.new")
+        shutil.copyfile(release / "vllm.service", staged)
+        staged.replace(UNIT)
+        link = CURRENT.with_name("current.new")
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"releases/{release.name}")
+        link.replace(CURRENT)
+        _systemctl("daemon-reload")
+        _systemctl("enable", "--quiet", SERVICE)
+        _systemctl("reset-failed", SERVICE)
+        say(f"starting release {release.name}")
+        _systemctl("restart", "--no-block", SERVICE)
+
+    def _wait_until_healthy(self, started_s: float) -> None:
+        deadline = time.monotonic() + float(self.plan["service"]["start_timeout_s"])
+        began = shown = time.monotonic()
+        while time.monotonic() < deadline:
+            if _healthy(self.health_url) and self._runs_this_release():
+                return
+            properties = _systemctl("show", SERVICE, "--property=ActiveState", "--property=NRestarts")
+            if "ActiveState=failed" in properties or "NRestarts=0" not in properties:
+                raise BringupError(f"release {self.release.name} does not come up: the server ended while it started")
+            if time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                say(f"  {shown - began:.0f} s: {service_log(started_s, 1)[:110]}")
+            time.sleep(0.5)
+        raise BringupError(f"release {self.release.name} was not healthy within {self.plan['service']['start_timeout_s']} s")
+
+    def _runs_this_release(self) -> bool:
+        """Tell the new server from an old one that still answers while it stops."""
+        pid = _systemctl("show", SERVICE, "--property=MainPID", "--value")
+        return str(self.release / "vllm.yaml") in _read(Path(f"/proc/{pid}/cmdline"))
+
+    def _put_back(self, previous: str | None) -> str:
+        """Serve the previous release again and say so; without one, stop and disable the service."""
+        if previous is None:
+            _systemctl("disable", "--now", "--quiet", SERVICE)
+            _systemctl("reset-failed", SERVICE)
+            CURRENT.unlink(missing_ok=True)
+            return "nothing was served before, so the service was stopped"
+        say(f"putting release {previous} back")
+        before = Switch(previous)
+        began_s = time.time()
+        try:
+            before._activate(before.release)
+            before._wait_until_healthy(began_s)
+        except BringupError as error:
+            return f"and the previous release {previous} does not come up again: {error.message}\n{service_log(began_s)}"
+        return f"release {previous}, which was served before, is served again"
+
+    def _compare_kv_cache(self, started_s: float) -> None:
+        found = re.findall(r"KV cache size: ([\d,]+) tokens", service_log(started_s, 400))
+        if found:
+            say(f"KV cache: vLLM has {found[-1]} tokens, the plan said {self.plan['predicted_kv_cache_tokens']:,}")
+
+    def _prune(self, previous: str | None) -> None:
+        """Keep the newest releases, and always the one before."""
+        releases = sorted(RELEASES.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in releases[KEPT_RELEASES:]:
+            if old.name not in (self.release.name, previous):
+                shutil.rmtree(old)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

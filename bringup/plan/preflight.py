@@ -1,0 +1,75 @@
+"""What stops a deploy on a host before it starts."""
+
+from bringup.hardware import HostFacts
+from bringup.plan.model import Plan
+
+_SUPPORTED = {"debian": 12.0, "ubuntu": 24.04}
+"""Distribution to the oldest release whose own Python (3.11 or newer) vLLM runs on."""
+_CLOCK_TOLERANCE_S = 300
+"""Beyond it certificates and package signatures begin to look not yet valid or expired."""
+
+
+def host_blockers(facts: HostFacts, now_unix_s: int) -> list[str]:
+    """List what is wrong with the host itself, each with what to do; empty when it is fit.
+
+    Args:
+        facts: the host.
+        now_unix_s: the control machine's time, in seconds since 1970.
+    """
+    blockers = []
+    least = _SUPPORTED.get(facts.os.id)
+    try:
+        version = float(facts.os.version_id or "0")
+    except ValueError:
+        version = 0.0
+    if least is None or version < least or facts.os.architecture != "x86_64":
+        blockers.append(
+            f"{facts.os.name} on {facts.os.architecture} is not supported: "
+            "take Debian 12 or newer or Ubuntu 24.04 or newer, on x86_64"
+        )
+    if facts.root_access == "none":
+        blockers.append(
+            f"user '{facts.login_user}' is not root and cannot use sudo without a password: "
+            "log in as root, or allow it NOPASSWD in /etc/sudoers.d"
+        )
+    if facts.init != "systemd":
+        blockers.append(f"systemd does not run this host (process 1 is {facts.init}): the service cannot be installed here")
+    skew_s = facts.clock_unix_s - now_unix_s
+    if abs(skew_s) > _CLOCK_TOLERANCE_S:
+        blockers.append(
+            f"its clock is {abs(skew_s)} s {'ahead of' if skew_s > 0 else 'behind'} the control machine's: "
+            "set it (timedatectl set-ntp true)"
+        )
+    return blockers
+
+
+def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
+    """List what the host lacks for its plan, each with what to do; empty when nothing is."""
+    blockers = []
+    if plan.engine_dir.rsplit("/", 1)[-1] not in facts.engines:
+        blockers += _no_space(facts, "/opt/bringup", plan.needs.engine_disk_mib, "the engine")
+    if plan.model_dir.rsplit("/", 1)[-1] not in facts.models:
+        blockers += _no_space(facts, "/var/lib/bringup", plan.needs.model_disk_mib, "the model")
+    # what is served now gives its memory back before the new release starts
+    if facts.service_state != "active" and 0 < facts.memory.available_mib < plan.needs.memory_mib:
+        blockers.append(
+            f"{facts.memory.available_mib} MiB of memory are free, {plan.needs.memory_mib} MiB are needed: stop what else "
+            "runs there, or choose a smaller model or context"
+        )
+    branch = plan.needs.min_driver_branch
+    if branch is not None:
+        versions = [gpu.driver_version for gpu in facts.gpus if gpu.driver_version]
+        if "nvidia-smi" in facts.unknown:
+            blockers.append(f"the NVIDIA driver does not answer: {facts.unknown['nvidia-smi']}")
+        elif not versions:
+            blockers.append(f"no NVIDIA driver runs; install branch {branch} or newer first (this version does not do it yet)")
+        elif int(versions[0].split(".")[0]) < branch:
+            blockers.append(f"the NVIDIA driver is {versions[0]}; {plan.engine} needs branch {branch} or newer")
+    return blockers
+
+
+def _no_space(facts: HostFacts, path: str, need_mib: int, what: str) -> list[str]:
+    free_mib = facts.free_mib(path)
+    if free_mib is None or free_mib >= need_mib:
+        return []
+    return [f"{path} has {free_mib} MiB free, {what} needs {need_mib} MiB: make room or mount a larger disk there"]

@@ -1,0 +1,39 @@
+"""The labelled sections that probe.sh prints."""
+
+from importlib.resources import files
+
+_MARK = "@@bringup "
+
+
+def probe_script() -> str:
+    """Return the POSIX shell script that prints the sections."""
+    return files("bringup.probe").joinpath("probe.sh").read_text(encoding="utf-8")
+
+
+def split_sections(text: str) -> dict[str, str]:
+    """Split the probe's output into section name → body.
+
+    Raises:
+        ValueError: the output is not the probe's, or it was cut off before its end.
+    """
+    sections: dict[str, str] = {}
+    name = None
+    body: list[str] = []
+    for line in text.replace("\r\n", "\n").split("\n"):
+        if line.startswith(_MARK):
+            if name is not None:
+                sections[name] = "\n".join(body).strip("\n")
+            name, body = line.removeprefix(_MARK).strip(), []
+        else:
+            body.append(line)
+    if name is None:
+        raise ValueError("the host printed nothing that the probe script prints; is its login shell a POSIX shell?")
+    if name != "end":
+        raise ValueError(f"the probe's output ends in section '{name}'; the connection or the script was cut off")
+    return sections
+
+
+def key_values(text: str) -> dict[str, str]:
+    """Parse ``KEY=value`` lines as in /etc/os-release, quotes removed; other lines are ignored."""
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}

@@ -1,0 +1,200 @@
+"""What an inventory may say about a host: names, types, ranges, and errors that people can act on."""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from bringup.catalog import Catalog
+from bringup.catalog.entries import EngineSetting
+from bringup.catalog.loader import nearest
+from bringup.errors import BringupError
+from bringup.hardware import Frozen
+from bringup.smoke.model import MetricName
+
+METRICS: tuple[str, ...] = get_args(MetricName)
+"""What an acceptance line may be about, as `bringup.smoke` measures it."""
+
+
+def _absolute(value: str) -> str:
+    if not PurePosixPath(value).is_absolute():
+        raise ValueError(f"must be an absolute path, not '{value}'")
+    return value
+
+
+def _address(value: str) -> str:
+    ipaddress.ip_address(value)
+    return value
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+class HubSource(Frozen):
+    """The model comes from a hub, at a pinned revision."""
+
+    kind: Literal["hub"] = "hub"
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    revision: str | None = None
+    """Commit or tag; None takes the catalog's. A revision of ModelScope must be named."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """Address of a mirror; None is the hub's own."""
+
+
+class ControlFolderSource(Frozen):
+    """The model is a folder on the control machine, copied to the host."""
+
+    kind: Literal["control-folder"]
+    path: AbsolutePath
+
+
+class HostFolderSource(Frozen):
+    """The model is a folder on the host, served in place."""
+
+    kind: Literal["host-folder"]
+    path: AbsolutePath
+
+
+ModelSource = Annotated[HubSource | ControlFolderSource | HostFolderSource, Field(discriminator="kind")]
+
+
+class Settings(Frozen):
+    """The settings of one host; every name is also a name in group data and `--data`."""
+
+    profile: str = "interactive"
+    """What the host is for: a name of catalog/profiles.yaml."""
+    model: str = "Qwen/Qwen3-4B-Instruct-2507"
+    """Repository id or alias of catalog/models.yaml."""
+    model_source: ModelSource = HubSource()
+    engine: str | None = None
+    """A name of catalog/engines.yaml; None is the newest for the host's device."""
+    engine_settings: dict[str, Any] = Field(default_factory=dict)
+    """Options of `vllm serve` that override the plan's, with dashes or underscores: ``{"max-model-len": 8192}``."""
+    listen_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    """Anything but loopback needs `api_key_file`."""
+    port: int = Field(8000, ge=1, le=65535)
+    api_key_file: AbsolutePath | None = None
+    """File on the control machine that holds the API key."""
+    acceptance: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Lines that replace the profile's: ``{"ttft_p50_ms": 300}``."""
+    smoke: Literal["auto", "always", "never"] = "auto"
+    """``auto`` runs the smoke benchmark unless this release already passed it on this host."""
+    pip_index_url: str | None = None
+    """Package index for the engine; None is what the host's own pip is set to."""
+    pip_extra_index_urls: tuple[str, ...] = ()
+    pip_find_links: tuple[str, ...] = ()
+    """Folders or pages with wheels, as the host sees them."""
+    torch_backend: str | None = None
+    """Which of PyTorch's indexes uv uses for torch (``cpu``, ``cu130``…). None: the engine's, unless the host's pip has
+    find-links of its own; ``none`` switches it off."""
+    reports_dir: str = "reports"
+    """Folder on the control machine for smoke records."""
+
+
+def _engine_setting_problem(name: str, value: Any, known: Mapping[str, EngineSetting]) -> str | None:
+    if name not in known:
+        return f"engine_settings: unknown option '{name}': {nearest(name, known)}"
+    spec = known[name]
+    if spec.type == "choice":
+        return None if value in spec.choices else f"engine_settings: {name} is {value!r}; allowed: {', '.join(spec.choices)}"
+    if spec.type == "bool":
+        return None if isinstance(value, bool) else f"engine_settings: {name} is {value!r}; must be True or False"
+    number_ok = isinstance(value, int | float) and not isinstance(value, bool) and (spec.type == "float" or value == int(value))
+    if not number_ok:
+        return f"engine_settings: {name} is {value!r}; must be {'a whole number' if spec.type == 'int' else 'a number'}"
+    if (spec.least is not None and value < spec.least) or (spec.most is not None and value > spec.most):
+        return f"engine_settings: {name} is {value}; must be from {spec.least:g} to {spec.most:g}"
+    return None
+
+
+def _field_problem(error: Any) -> str:
+    """One pydantic error in words: where, what is wrong, what was given."""
+    kinds = {"hub", "control-folder", "host-folder"}
+    where = ".".join(str(part) for part in error["loc"] if part not in kinds)
+    given = error["input"]
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def normalized_engine_settings(settings: Settings) -> dict[str, Any]:
+    """Return the overrides with dashes in their names, as vLLM's YAML has them."""
+    return {name.replace("_", "-"): value for name, value in settings.engine_settings.items()}
+
+
+def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterable[str] = ()) -> list[str]:
+    """List everything that is wrong with one host's data, a sentence each; empty when it is sound.
+
+    Args:
+        data: the host's data, as the inventory merges it.
+        catalog: names of profiles, models and engines.
+        also_known: names that belong to somebody else (the connector's ``ssh_…``). Names that begin with ``_`` (pyinfra's
+            global arguments) or ``x_`` (the user's own) are never complained of.
+    """
+    ours = set(Settings.model_fields)
+    foreign = set(also_known)
+    problems = [
+        f"unknown setting '{name}': {nearest(name, ours)} (names of your own begin with x_)"
+        for name in data
+        if name not in ours and name not in foreign and not name.startswith(("_", "x_"))
+    ]
+    try:
+        settings = Settings.model_validate({name: value for name, value in data.items() if name in ours})
+    except ValidationError as error:
+        return problems + [_field_problem(item) for item in error.errors()]
+    for look_up in (lambda: catalog.profile(settings.profile), lambda: catalog.model(settings.model)):
+        try:
+            look_up()
+        except BringupError as error:
+            problems.append(error.message)
+    names = [engine.name for engine in catalog.engines]
+    if settings.engine is not None and settings.engine not in names:
+        problems.append(f"unknown engine '{settings.engine}': {nearest(settings.engine, names)}")
+    known = next((engine.settings for engine in catalog.engines if settings.engine in (None, engine.name)), {})
+    overrides = normalized_engine_settings(settings)
+    problems += [text for name, value in overrides.items() if (text := _engine_setting_problem(name, value, known))]
+    problems += [
+        f"acceptance: unknown metric '{name}': {nearest(name, METRICS)}" for name in settings.acceptance if name not in METRICS
+    ]
+    if not ipaddress.ip_address(settings.listen_address).is_loopback and settings.api_key_file is None:
+        problems.append(
+            f"listen_address is {settings.listen_address}: anything but loopback needs api_key_file, and a proxy in front of it, "
+            "since vLLM's API key does not guard /invocations, /tokenize and /metrics"
+        )
+    source = settings.model_source
+    if isinstance(source, HubSource) and source.revision is None:
+        if source.hub == "modelscope":
+            problems.append("model_source: name the revision; the catalog's revisions are those of Hugging Face")
+        elif not problems and catalog.model(settings.model).revision is None:
+            problems.append(f"model_source: name the revision; the catalog pins none for {settings.model}")
+    return problems
+
+
+def check_inventory(
+    hosts: Mapping[str, Mapping[str, Any]], catalog: Catalog, also_known: Iterable[str] = ()
+) -> dict[str, Settings]:
+    """Validate the data of all hosts before any of them is touched.
+
+    Returns:
+        host name → its settings.
+
+    Raises:
+        BringupError: there is no host, or something is wrong; the message lists every problem of every host, problems that
+            hosts share once.
+    """
+    if not hosts:
+        raise BringupError("the inventory has no hosts: name at least one, see inventories/prod.py")
+    foreign = tuple(also_known)
+    hosts_of: dict[str, list[str]] = {}
+    for name, data in hosts.items():
+        for problem in problems_with(data, catalog, foreign):
+            hosts_of.setdefault(problem, []).append(name)
+    if hosts_of:
+        lines = [f"  {', '.join(names[:5])}{' …' if len(names) > 5 else ''}: {text}" for text, names in hosts_of.items()]
+        raise BringupError("the inventory cannot be used; nothing was changed on any host:\n" + "\n".join(lines))
+
+    return {
+        name: Settings.model_validate({key: value for key, value in data.items() if key in Settings.model_fields})
+        for name, data in hosts.items()
+    }

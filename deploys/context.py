@@ -1,0 +1,77 @@
+"""What every step is fed with: settings, facts and plan of one host."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import get_type_hints
+
+from pyinfra.api import Host, Inventory
+from pyinfra.api.connectors import get_all_connectors
+from pyinfra.api.exceptions import InventoryError
+
+from bringup.catalog import Catalog, load_catalog
+from bringup.errors import BringupError
+from bringup.hardware import HostFacts
+from bringup.model_folder import FolderManifest, read_folder
+from bringup.plan import Plan, make_plan
+from bringup.plan.preflight import host_blockers, plan_blockers
+from bringup.settings import ControlFolderSource, HubSource, Settings, check_inventory
+from facts.host import HostProbe
+
+
+@dataclass(frozen=True)
+class Context:
+    """One host's settings, facts and plan; `plan` is None where the host is refused before one can be made."""
+
+    settings: Settings
+    facts: HostFacts
+    plan: Plan | None
+    manifest: FolderManifest | None
+    """The files of a model that is copied from the control machine."""
+    blockers: tuple[str, ...]
+    """Why this host cannot be deployed to; the others go on."""
+
+
+@lru_cache(maxsize=1)
+def _catalog() -> Catalog:
+    return load_catalog()
+
+
+@lru_cache(maxsize=1)
+def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
+    """Validate the whole inventory once, before anything is done to any of its hosts."""
+    connectors = {name for connector in get_all_connectors().values() for name in get_type_hints(connector.data_cls)}
+    try:
+        return check_inventory({host.name: host.data.dict() for host in inventory}, _catalog(), connectors)
+    except BringupError as error:
+        raise InventoryError(error.message) from None
+
+
+def prepare(host: Host, inventory: Inventory) -> Context:
+    """Validate the inventory, collect this host's facts, and plan.
+
+    Raises:
+        InventoryError: something in the inventory is wrong; no host is touched.
+    """
+    settings = _settings_of_all(inventory)[host.name]
+    facts = host.get_fact(HostProbe)
+    blockers = host_blockers(facts, int(time.time()))
+    manifest = None
+    plan = None
+    try:
+        source = settings.model_source
+        if isinstance(source, ControlFolderSource):
+            if shutil.which("rsync") is None:
+                blockers.append("rsync is missing on the control machine, which copies the model with it: apt-get install rsync")
+            manifest = read_folder(source.path)
+            revision = manifest.fingerprint
+        elif isinstance(source, HubSource):
+            revision = source.revision or _catalog().model(settings.model).revision or ""
+        else:
+            revision = "in-place"
+        plan = make_plan(facts, settings, _catalog(), revision)
+        blockers += plan_blockers(facts, plan)
+    except BringupError as error:
+        blockers.append(error.message)
+    return Context(settings=settings, facts=facts, plan=plan, manifest=manifest, blockers=tuple(blockers))

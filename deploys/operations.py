@@ -1,0 +1,112 @@
+"""Operations that pyinfra does not have: long commands with progress, files that no diff may show, model folders, the smoke run."""
+
+import hashlib
+import io
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import FileUploadCommand, RsyncCommand, StringCommand, operation
+from pyinfra.connectors.util import CommandOutput
+from pyinfra.facts.files import File, Sha256File
+from pyinfra.operations.util import files as file_utils
+from rich.console import Console
+
+from bringup.errors import BringupError
+from bringup.report.load import read_record
+from bringup.report.text import render
+
+
+class StreamedCommand(StringCommand):
+    """A command whose lines are shown as they come, since it takes long."""
+
+    def execute(self, state: Any, host: Any, connector_arguments: Any) -> tuple[bool, CommandOutput]:
+        """Run it with its output on the terminal."""
+        ok, _ = host.run_shell_command(self, print_output=True, print_input=state.print_input, **connector_arguments)
+        # pyinfra prints a failed command's output; this one's was shown already
+        return ok, CommandOutput([])
+
+
+class _ShownRsync(RsyncCommand):
+    """A copy that names each file as it starts."""
+
+    def execute(self, state: Any, host: Any, connector_arguments: Any) -> Any:
+        return host.rsync(self.src, self.dest, self.flags, print_output=True, print_input=state.print_input, **connector_arguments)
+
+
+class _SmokeCommand(StreamedCommand):
+    """The smoke benchmark: runs on the host, brings its record home and shows the report, also when a line was missed."""
+
+    def __init__(self, *parts: Any, record: str, reports_dir: Path) -> None:
+        super().__init__(*parts)
+        self.record = record
+        self.reports_dir = reports_dir
+
+    def execute(self, state: Any, host: Any, connector_arguments: Any) -> tuple[bool, CommandOutput]:
+        ok, output = super().execute(state, host, connector_arguments)
+        self.reports_dir.mkdir(parents=True, exist_ok=True)
+        local = self.reports_dir / "latest.json"
+        if host.get_file(self.record, str(local), **connector_arguments):
+            try:
+                report = read_record(local)
+            except BringupError as error:
+                host.log(error.message)
+                return False, output
+            kept = self.reports_dir / f"{re.sub('[^0-9T]', '', report.started_at[:19])}-{report.request.release}.json"
+            local.replace(kept)
+            Console(stderr=True).print(render(report, kept))
+        return ok, output
+
+
+@operation()
+def streamed_shell(command: str) -> Generator[StringCommand]:
+    """Run a command that takes long; its lines are shown as they come.
+
+    Example::
+
+        streamed_shell(name="Build the engine", command="/opt/bringup/bin/bringup-host build request.json")
+    """
+    yield StreamedCommand(command)
+
+
+@operation()
+def hidden_file(content: bytes, dest: str, user: str = "root", group: str = "root", mode: str = "600") -> Generator[Any]:
+    """Put a file whose content no diff, plan or log may show: a secret, or a binary.
+
+    Example::
+
+        hidden_file(name="Put the API key", content=b"VLLM_API_KEY=…", dest="/etc/bringup/vllm.secrets", group="vllm", mode="640")
+    """
+    present = host.get_fact(File, path=dest)
+    if not present or host.get_fact(Sha256File, path=dest) != hashlib.sha256(content).hexdigest():
+        # made with its final rights before the content arrives
+        yield StringCommand("install", "-m", mode, "-o", "root", "/dev/null", dest)
+        yield FileUploadCommand(io.BytesIO(content), dest, remote_temp_filename=host.get_temp_filename(dest))
+        present = None
+    if not present or present["user"] != user or present["group"] != group:
+        yield file_utils.chown(dest, user, group)
+    if not present or present["mode"] != int(mode):
+        yield file_utils.chmod(dest, mode)
+
+
+@operation()
+def model_folder(src: str, dest: str, checksums: str) -> Generator[Any]:
+    """Copy a model's folder from the control machine: resumable, each file verified by SHA-256, marked when it is whole.
+
+    Example::
+
+        model_folder(name="Copy the model", src="/models/qwen", dest="/var/lib/bringup/models/qwen@1f2e", checksums="…")
+    """
+    fingerprint = hashlib.sha256(checksums.encode()).hexdigest()[:12]
+    flags = ["-rlt", "--chmod=D755,F644", "--partial", "--delete", "--exclude=.bringup-*", "--info=name1"]
+    yield _ShownRsync(f"{src.rstrip('/')}/", f"{dest}/", flags)
+    yield FileUploadCommand(io.StringIO(checksums), f"{dest}/.bringup-sha256")
+    yield StringCommand(f"cd {dest} && sha256sum --check --quiet .bringup-sha256 && echo {fingerprint} > .bringup-complete")
+
+
+@operation()
+def smoke_run(command: str, record: str, reports_dir: str) -> Generator[StringCommand]:
+    """Run the smoke benchmark on the host and keep its record on both machines; a missed line fails the host."""
+    yield _SmokeCommand(command, record=record, reports_dir=Path(reports_dir))

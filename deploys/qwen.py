@@ -1,0 +1,41 @@
+"""Takes each host of the inventory from bare Linux to a tuned, smoke-tested vLLM server.
+
+    pyinfra inventories/prod.py deploys/qwen.py --dry --diff    # what would change, and why
+    pyinfra -y inventories/prod.py deploys/qwen.py              # do it
+
+What a host gets is set in group data (inventories/group_data/) or with --data: profile, model, port and so on; see
+bringup/settings.py for every name. The plan decides the rest from the host's hardware and writes each reason beside its value.
+"""
+
+from pyinfra import host, inventory
+
+from deploys.context import prepare
+from deploys.steps.model import model
+from deploys.steps.preflight import preflight
+from deploys.steps.runtime import runtime
+from deploys.steps.service import service
+from deploys.steps.smoke import smoke
+from deploys.steps.tuning import tuning
+
+# Settings of every host are validated first; then one probe of this host, and the plan from both.
+context = prepare(host, inventory)
+rights = {"_sudo": context.facts.root_access == "sudo"}
+
+# A host that is not fit fails here, with the reason; the rest is still shown in a dry run.
+preflight(context, **rights)
+
+if context.plan is not None:
+    # Debian packages, bringup's tool, the engine in a virtual environment of its own
+    runtime(context, **rights)
+
+    # the weights: from a hub, the control machine, or a folder on the host
+    model(context, **rights)
+
+    # kernel settings
+    tuning(context, **rights)
+
+    # user, release folder, unit; switched only after the engine's own parser accepts it, put back if it does not come up
+    restarted = service(context, **rights)
+
+    # ten streamed requests against the acceptance lines
+    smoke(context, restarted, **rights)

@@ -1,0 +1,28 @@
+"""Renders templates/*.j2 from the plan alone."""
+
+import hashlib
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bringup.plan import Plan
+
+_TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+
+
+def render(template: str, plan: Plan) -> str:
+    """Fill one template; a value that the plan does not have is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 (systemd units and YAML, not HTML)
+    )
+    return environment.get_template(template).render(plan=plan, why={decision.key: decision for decision in plan.decisions})
+
+
+def sha256(text: str) -> str:
+    """Checksum of a text, as pyinfra's Sha256File fact gives it for the file."""
+    return hashlib.sha256(text.encode()).hexdigest()

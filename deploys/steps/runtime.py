@@ -1,0 +1,70 @@
+"""What the server needs beneath it: Debian packages, bringup's own tool, the smoke benchmark's environment, the engine."""
+
+import json
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.facts.deb import DebPackages
+from pyinfra.operations import apt, files
+
+from bringup.catalog import load_catalog
+from bringup.catalog.loader import engine_requirements, smoke_requirements
+from deploys.bundle import host_bundle
+from deploys.context import Context
+from deploys.operations import hidden_file, streamed_shell
+from deploys.render import render, sha256
+
+BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "iproute2", "rsync")
+
+
+@deploy("Runtime")
+def runtime(context: Context) -> None:
+    """Install packages, put bringup's tool on the host, and build the environments that are not built yet."""
+    plan = context.plan
+    wanted = [*BASE_PACKAGES, *plan.needs.apt_packages]
+    installed = host.get_fact(DebPackages) or {}
+    if any(package not in installed for package in wanted):
+        apt.update(name="Refresh the package lists")
+    apt.packages(name="Install Debian packages", packages=wanted, no_recommends=True)
+
+    for path in ("/opt/bringup", *(f"/opt/bringup/{name}" for name in ("bin", "lib", "engines", "tools")), "/var/lib/bringup"):
+        files.directory(name=f"Make {path}", path=path, user="root", group="root", mode="755")
+    hidden_file(name="Put bringup's library", content=host_bundle(), dest="/opt/bringup/lib/bringup.zip", mode="644")
+    files.put(
+        name="Put bringup-host",
+        src=StringIO(render("bringup-host.j2", plan)),
+        dest="/opt/bringup/bin/bringup-host",
+        mode="755",
+        create_remote_dir=False,
+    )
+
+    engine = load_catalog().engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
+    _environment(context, "/opt/bringup/tools/smoke", smoke_requirements(), None)
+    _environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
+
+
+def _environment(context: Context, target: str, requirements: str, torch_backend: str | None) -> None:
+    """Build one virtual environment from its pinned list, unless exactly that one is built already."""
+    settings = context.settings
+    checksum = sha256(requirements)
+    name = target.rsplit("/", 1)[-1]
+    if context.facts.engines.get(name) == checksum:
+        return
+    listed = f"{target}.requirements.txt"
+    request = f"{target}.build.json"
+    files.put(name=f"Put the pinned list of {name}", src=StringIO(requirements), dest=listed, mode="644", create_remote_dir=False)
+    backend = settings.torch_backend or torch_backend
+    content = json.dumps(
+        {
+            "target": target,
+            "requirements": listed,
+            "checksum": checksum,
+            "index_url": settings.pip_index_url,
+            "extra_index_urls": settings.pip_extra_index_urls,
+            "find_links": settings.pip_find_links,
+            "torch_backend": None if backend == "none" else backend,
+        }
+    )
+    hidden_file(name=f"Put the build request of {name}", content=content.encode(), dest=request)
+    streamed_shell(name=f"Build {name}", command=f"/opt/bringup/bin/bringup-host build {request}")

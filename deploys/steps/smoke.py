@@ -1,0 +1,57 @@
+"""Proves the result: a short benchmark on the host against the acceptance lines."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+from pyinfra import host, logger
+from pyinfra.api import deploy
+from pyinfra.operations import files
+
+from bringup.smoke.model import AcceptanceLine, SmokeRequest
+from deploys.context import Context
+from deploys.operations import smoke_run
+from deploys.steps.service import API_KEY
+
+RECORDS = "/var/lib/bringup/smoke"
+TIMEOUT_S = 120
+"""A request that takes longer counts as failed; the slowest line of any profile is 30 s."""
+
+
+@deploy("Smoke")
+def smoke(context: Context, restarted: bool) -> None:
+    """Run the benchmark unless this very release passed these very lines since it was started."""
+    plan, settings = context.plan, context.settings
+    if settings.smoke == "never":
+        host.log("smoke benchmark not run: smoke is 'never'", logger.warning)
+        return
+    request = SmokeRequest(
+        base_url=f"http://{_reachable(settings.listen_address)}:{settings.port}",
+        model=plan.model,
+        prompt=plan.smoke.prompt,
+        max_tokens=plan.smoke.max_tokens,
+        requests=plan.smoke.requests,
+        timeout_s=TIMEOUT_S,
+        lines=tuple(AcceptanceLine(metric=metric, at_most=at_most) for metric, at_most in plan.smoke.lines.items()),
+        release=plan.digest,
+        host=host.name,
+        profile=plan.profile,
+        api_key_file=Path(API_KEY) if settings.api_key_file else None,
+    )
+    path = f"{plan.release_dir}/smoke.json"
+    content = json.dumps(request.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    written = files.put(name="Write the smoke request", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
+    record = context.facts.smoke
+    passed = record is not None and record.passed and record.release == plan.digest
+    if restarted or written.will_change or not passed or settings.smoke == "always":
+        smoke_run(
+            name="Run the smoke benchmark",
+            command="PYTHONPATH=/opt/bringup/lib/bringup.zip /opt/bringup/tools/smoke/bin/python -m bringup.smoke "
+            f"{path} --record-dir {RECORDS}",
+            record=f"{RECORDS}/latest.json",
+            reports_dir=str(Path(settings.reports_dir) / host.name.replace("/", "_")),
+        )
+
+
+def _reachable(address: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104

@@ -1,0 +1,25 @@
+"""The one composite fact: everything that bringup wants to know of a host, in one round trip."""
+
+from pyinfra.api import FactBase, FactProcessError
+
+from bringup.hardware import HostFacts
+from bringup.probe.host import parse_host
+from bringup.probe.sections import probe_script
+
+
+class HostProbe(FactBase[HostFacts]):
+    """What the host is and what an earlier run left on it.
+
+    Example: ``pyinfra inventories/lab.py fact facts.host.HostProbe``
+    """
+
+    def command(self) -> str:
+        """The probe: a POSIX shell script that only reads."""
+        return probe_script()
+
+    def process(self, output: list[str]) -> HostFacts:
+        """Parse the sections; what is no probe output at all fails this host only."""
+        try:
+            return parse_host("\n".join(output))
+        except ValueError as error:
+            raise FactProcessError(str(error)) from error
