@@ -1,0 +1,1 @@
+"""Throw-away hosts on this machine, for `make demo` and the tests."""
