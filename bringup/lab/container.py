@@ -24,6 +24,7 @@ KILL_LIMIT_S = 10
 _STARTERS = ("systemd-nspawn", "debootstrap")
 # Where systemd tracks a container's processes: cgroup v2, and beside it v1's own hierarchy.
 _CGROUP_ROOTS = tuple(Path("/sys/fs/cgroup", name) for name in ("", "unified", "systemd"))
+_NSPAWN_PROPAGATE = Path("/run/systemd/nspawn/propagate")  # nspawn makes a folder a host in it, and leaves it when killed
 # Moves itself into each cgroup named before `--`, then becomes the program named after it.
 _IN_CGROUPS = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs" || exit; shift; done; shift; exec "$@"'
 
@@ -138,8 +139,10 @@ def remove_folder(folder: Path) -> None:
         raise BringupError(f"{left[0]} is still mounted; unmount it by hand (`umount {left[0]}`), then try again.")
     if folder.exists():
         shutil.rmtree(folder)
+    name = machine_name(folder)
     for root in _CGROUP_ROOTS:
-        _remove_cgroup(root / machine_name(folder))
+        _remove_cgroup(root / name)
+    shutil.rmtree(_NSPAWN_PROPAGATE / name, ignore_errors=True)
 
 
 def _console(host: LabHost) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bringup.lab.container import machine_name
 from bringup.lab.guest import certificates
 from bringup.lab.machine import why_not
 from bringup.lab.state import base_dir, lab_dir, read_state
@@ -94,7 +95,10 @@ def assert_nothing_left(directory: Path) -> None:
     assert mounts_in(directory) == []
     assert processes_of(directory) == []
     assert not (directory / "hosts").exists()
-    assert list(Path("/sys/fs/cgroup").glob(f"*/*{directory.name}*")) == []
+    for name in ("lab1", "lab2"):
+        machine = machine_name(directory / "hosts" / name)
+        assert list(Path("/sys/fs/cgroup").glob(f"**/*{machine}*")) == []
+        assert list(Path("/run/systemd/nspawn").glob(f"*/{machine}")) == []
 
 
 def test_hosts_run_systemd_and_answer_by_name(two_hosts: Lab) -> None:
