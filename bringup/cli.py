@@ -5,7 +5,10 @@ import sys
 import click
 
 from bringup import __version__
+from bringup.demo import demo
+from bringup.diff import diff
 from bringup.errors import BringupError
+from bringup.lab.cli import lab
 from bringup.report.cli import report, smoke
 
 
@@ -15,8 +18,8 @@ def bringup() -> None:
     """Takes a bare Linux machine to a tuned, verified vLLM server."""
 
 
-bringup.add_command(smoke)
-bringup.add_command(report)
+for command in (demo, diff, lab, report, smoke):
+    bringup.add_command(command)
 
 
 def main() -> None:

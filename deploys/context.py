@@ -9,6 +9,7 @@ from typing import get_type_hints
 from pyinfra.api import Host, Inventory
 from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.exceptions import InventoryError
+from pyinfra.facts.files import File
 
 from bringup.catalog import Catalog, load_catalog
 from bringup.errors import BringupError
@@ -70,6 +71,8 @@ def prepare(host: Host, inventory: Inventory) -> Context:
             revision = source.revision or _catalog().model(settings.model).revision or ""
         else:
             revision = "in-place"
+            if not host.get_fact(File, path=f"{source.path}/config.json"):
+                blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
         plan = make_plan(facts, settings, _catalog(), revision)
         blockers += plan_blockers(facts, plan)
     except BringupError as error:

@@ -1,9 +1,14 @@
 """The throw-away hosts of this machine, as `bringup lab up` made them."""
 
-from bringup.lab.state import lab_dir, read_state
 from pyinfra.api.exceptions import InventoryError
 
-_state = read_state(lab_dir())
+from bringup.errors import BringupError
+from bringup.lab.state import lab_dir, read_state
+
+try:
+    _state = read_state(lab_dir())
+except BringupError as error:
+    raise InventoryError(error.message) from None
 if not _state.hosts:
     raise InventoryError("no throw-away host is up: start one with `bringup lab up`")
 

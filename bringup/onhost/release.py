@@ -58,6 +58,17 @@ def service_log(since_unix_s: float, lines: int = 25) -> str:
     return "\n".join(log.strip().splitlines()[-lines:])
 
 
+def first_error(log: str) -> str:
+    """Find the exception that came first in a log, since vLLM's processes repeat it in other words; empty when there is none."""
+    found = re.search(r"(?:^|[\])]\s+)((?:\w+\.)*\w*(?:Error|Exception): .+)$", log, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def without_tracebacks(log: str) -> str:
+    """Leave out the indented lines of tracebacks, which tell people nothing."""
+    return "\n".join(line for line in log.splitlines() if line.strip() and not re.search(r"^\s|\]\s{2,}", line))
+
+
 def last_words(text: str, lines: int = 3) -> str:
     """Reduce a program's error output to its last lines that are not blank."""
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
@@ -113,9 +124,14 @@ class Switch:
                 self._activate(self.release)
                 self._wait_until_healthy(started_s)
             except BringupError as error:
-                log = service_log(started_s)
+                log = service_log(started_s, 2000)
+                cause = first_error(log)
+                shown = "\n".join(without_tracebacks(log).splitlines()[-20:])
                 outcome = self._put_back(previous if was_active else None)
-                raise BringupError(f"{error.message}\n--- last lines of the service's log ---\n{log}\n---\n{outcome}") from error
+                raise BringupError(
+                    f"{error.message}{f': {cause}' if cause else ''}\n"
+                    f"--- last lines of the service's log (all of it: journalctl -u {SERVICE}) ---\n{shown}\n---\n{outcome}"
+                ) from error
             SMOKE_RECORD.unlink(missing_ok=True)
             self._compare_kv_cache(started_s)
             self._prune(previous)

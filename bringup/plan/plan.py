@@ -59,6 +59,10 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
     card = _card(facts, catalog)
     engine = catalog.engine(settings.engine, "cuda" if card else "cpu")
     overrides = normalized_engine_settings(settings)
+    if overrides.get("max-model-len", 0) > model.max_context:
+        raise BringupError(
+            f"max-model-len is {overrides['max-model-len']}, but {model.id} takes {model.max_context} tokens at most"
+        )
     lines = profile.smoke.lines | settings.acceptance
     findings: list[Finding] = []
     if card:
@@ -79,7 +83,8 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
     model_dir = _model_dir(model, settings, model_revision)
     choices = (
         Decision(key="profile", value=settings.profile, why=profile.purpose, source="inventory: profile"),
-        Decision(key="model", value=model.id, why=f"from {model_dir}", source="inventory: model"),
+        Decision(key="model", value=model.id, why="as set", source="inventory: model"),
+        Decision(key="model-folder", value=model_dir, why=f"from {settings.model_source.kind}", source="inventory: model_source"),
         Decision(
             key="engine",
             value=engine.name,

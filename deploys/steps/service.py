@@ -5,13 +5,13 @@ from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.facts.files import Sha256File
+from pyinfra.facts.files import FileContents
 from pyinfra.operations import files, server, systemd
 
 from bringup.settings import Settings
 from deploys.context import Context
 from deploys.operations import hidden_file, streamed_shell
-from deploys.render import render, sha256
+from deploys.render import render
 
 UNIT = "/etc/systemd/system/vllm.service"
 SECRETS = "/etc/bringup/vllm.secrets"
@@ -62,8 +62,8 @@ def service(context: Context) -> bool:
             mode="644",
             create_remote_dir=False,
         )
-        if written.will_change and not reasons and name != "plan.json":
-            reasons.append(f"{name} was changed by hand")
+        if written.will_change and not reasons and name != "plan.json" and _differs(f"{plan.release_dir}/{name}", content):
+            reasons.append(f"{name} differs")
 
     if reasons:
         streamed_shell(
@@ -96,6 +96,15 @@ def _reasons_to_switch(context: Context) -> list[str]:
     reasons = []
     if facts.service_state != "active":
         reasons.append(f"the service is {facts.service_state}")
-    if host.get_fact(Sha256File, path=UNIT) != sha256(render("vllm.service.j2", plan)):
-        reasons.append("vllm.service was changed by hand")
+    if _differs(UNIT, render("vllm.service.j2", plan)):
+        reasons.append("vllm.service differs")
     return reasons
+
+
+def _differs(path: str, content: str) -> bool:
+    """Whether a file on the host says something else than it should; another comment is no reason to restart a server."""
+    return _settings_in(host.get_fact(FileContents, path=path) or []) != _settings_in(content.splitlines())
+
+
+def _settings_in(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.strip() and not line.startswith("#")]
