@@ -59,9 +59,12 @@ def service_log(since_unix_s: float, lines: int = 25) -> str:
 
 
 def first_error(log: str) -> str:
-    """Find the exception that came first in a log, since vLLM's processes repeat it in other words; empty when there is none."""
-    found = re.search(r"(?:^|[\])]\s+)((?:\w+\.)*\w*(?:Error|Exception): .+)$", log, re.MULTILINE)
-    return found[1].strip() if found else ""
+    """Find the exception that came first in a log; empty when there is none.
+
+    vLLM's other processes follow with exceptions that only point to it ("See root cause above").
+    """
+    found = re.findall(r"(?:^|[\])]\s+)((?:\w+\.)*\w*(?:Error|Exception): .+)$", log, re.MULTILINE)
+    return next((text.strip() for text in found if not re.search("root cause|stack trace", text)), "")
 
 
 def without_tracebacks(log: str) -> str:
