@@ -12,6 +12,16 @@ _RECORDING = (Path(__file__).parent / "recordings" / "4090d-workstation.txt").re
 rehearsal = [
     (
         "@fake/4090d-workstation",
-        {"fake_responses": {"@@bringup": _RECORDING.splitlines(), "id -u": "0"}, "fake_delay": 0, "fake_delay_jitter": 0},
+        {
+            "fake_responses": {
+                "@@bringup": _RECORDING.splitlines(),
+                "id -u": "0",
+                # what pyinfra's own group and user operations ask of every host; Ubuntu has both from the start
+                "uname -s": "Linux",
+                "command -v useradd": "/usr/sbin/useradd",
+            },
+            "fake_delay": 0,
+            "fake_delay_jitter": 0,
+        },
     )
 ]
