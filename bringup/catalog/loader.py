@@ -87,9 +87,9 @@ def engine_checksum(engine: Engine) -> str:
     return hashlib.sha256(engine_requirements(engine).encode()).hexdigest()
 
 
-def smoke_requirements() -> str:
-    """Return the pinned list of what the smoke benchmark needs on a host."""
-    return files("bringup.catalog").joinpath("engines", "smoke-tools.txt").read_text(encoding="utf-8")
+def tool_requirements(name: str) -> str:
+    """Return the pinned list of a tool's environment on hosts: ``smoke`` or ``modelscope``."""
+    return files("bringup.catalog").joinpath("engines", f"{name}-tools.txt").read_text(encoding="utf-8")
 
 
 def engine_requirements(engine: Engine) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.onhost.build import build
+from bringup.onhost.download import download
 from bringup.onhost.release import Switch
 from bringup.onhost.say import say
 
@@ -18,6 +19,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("show", help="name the release that is served")
     builder = commands.add_parser("build", help="build a virtual environment from a pinned list")
     builder.add_argument("request", type=Path)
+    downloader = commands.add_parser("download", help="download a model from its hub")
+    downloader.add_argument("request", type=Path)
     return parser
 
 
@@ -29,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
             Switch(arguments.digest).run()
         elif arguments.command == "build":
             build(arguments.request)
+        elif arguments.command == "download":
+            download(arguments.request)
         else:
             say(Switch.current() or "nothing was deployed here")
     except BringupError as error:

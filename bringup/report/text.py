@@ -100,5 +100,9 @@ def _range(counts: list[int | None]) -> str:
 
 
 def _reproduce(report: SmokeReport, record: Path | None) -> Text:
-    command = ["python", "-m", "bringup.smoke", str(record or "RECORD.json"), "--record-dir", "."]
-    return Text(f"To repeat it against {report.request.base_url} on {report.request.host}:\n  {shlex.join(command)}")
+    request = report.request
+    if request.release is not None:  # made by a deploy, on the host itself
+        command = f"pyinfra -y INVENTORY deploys/qwen.py --limit {shlex.quote(request.host)} --data smoke=always"
+    else:
+        command = shlex.join(["python", "-m", "bringup.smoke", str(record or "RECORD.json"), "--record-dir", "."])
+    return Text(f"To repeat it against {request.base_url} on {request.host}:\n  {command}")

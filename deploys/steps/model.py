@@ -1,15 +1,19 @@
 """Brings the model's files onto the host."""
 
-import shlex
+import json
+from io import StringIO
 
 from pyinfra.api import deploy
 from pyinfra.operations import files
 
+from bringup.catalog import load_catalog
+from bringup.catalog.loader import tool_requirements
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource
 from deploys.context import Context
 from deploys.operations import model_folder, streamed_shell
+from deploys.steps.runtime import environment
 
-MODELSCOPE = "modelscope"
+MODELSCOPE_DIR = "/opt/bringup/tools/modelscope"
 
 
 @deploy("Model")
@@ -30,18 +34,32 @@ def model(context: Context) -> None:
             checksums=context.manifest.checksums(),
         )
     else:
-        streamed_shell(name=f"Download {plan.model} from {source.hub}", command=_download(context, source))
+        _download(context, source)
 
 
-def _download(context: Context, source: HubSource) -> str:
-    """The hub's own client, from the engine's environment; it resumes what an earlier run left."""
+def _download(context: Context, source: HubSource) -> None:
+    """Let the hub's own client fetch the pinned revision; it resumes what an earlier run left."""
     plan = context.plan
-    place, revision = shlex.quote(plan.model_dir), shlex.quote(plan.model_revision)
-    if source.hub == MODELSCOPE:
-        raise NotImplementedError
-    endpoint = f"HF_ENDPOINT={shlex.quote(source.endpoint)} " if source.endpoint else ""
-    command = (
-        f"{endpoint}HF_HUB_DISABLE_TELEMETRY=1 {plan.engine_dir}/bin/hf download {shlex.quote(plan.model)} "
-        f"--revision {revision} --local-dir {place}"
+    if source.hub == "modelscope":
+        environment(context, MODELSCOPE_DIR, tool_requirements("modelscope"))
+        client = f"{MODELSCOPE_DIR}/bin/modelscope"
+    else:
+        client = f"{plan.engine_dir}/bin/hf"
+    request = {
+        "hub": source.hub,
+        "client": client,
+        "repository": plan.model,
+        "revision": plan.model_revision,
+        "endpoint": source.endpoint,
+        "target": plan.model_dir,
+        "size_mib": load_catalog().model(plan.model).download_mib,
+    }
+    path = f"{plan.model_dir}.download.json"
+    files.put(
+        name=f"Write the download request of {plan.model}",
+        src=StringIO(json.dumps(request, indent=2) + "\n"),
+        dest=path,
+        mode="644",
+        create_remote_dir=False,
     )
-    return f"{command} && chmod -R a+rX {place} && echo {revision} > {place}/.bringup-complete"
+    streamed_shell(name=f"Download {plan.model} from {source.hub}", command=f"/opt/bringup/bin/bringup-host download {path}")

@@ -9,7 +9,7 @@ from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt, files
 
 from bringup.catalog import load_catalog
-from bringup.catalog.loader import engine_requirements, smoke_requirements
+from bringup.catalog.loader import engine_requirements, tool_requirements
 from deploys.bundle import host_bundle
 from deploys.context import Context
 from deploys.operations import hidden_file, streamed_shell
@@ -40,11 +40,11 @@ def runtime(context: Context) -> None:
     )
 
     engine = load_catalog().engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
-    _environment(context, "/opt/bringup/tools/smoke", smoke_requirements(), None)
-    _environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
+    environment(context, "/opt/bringup/tools/smoke", tool_requirements("smoke"))
+    environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
 
 
-def _environment(context: Context, target: str, requirements: str, torch_backend: str | None) -> None:
+def environment(context: Context, target: str, requirements: str, torch_backend: str | None = None) -> None:
     """Build one virtual environment from its pinned list, unless exactly that one is built already."""
     settings = context.settings
     checksum = sha256(requirements)
