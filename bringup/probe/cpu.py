@@ -1,5 +1,7 @@
 """CPU topology: `lscpu -p`, the allowed CPUs of /proc/self/status, and the NUMA nodes of sysfs."""
 
+import re
+
 from bringup.hardware import Cpu, NumaNode
 
 
@@ -11,11 +13,10 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
     """
     cpus: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
-        first, _, last = part.partition("-")
-        start, stop = int(first), int(last or first)
-        if not 0 <= start <= stop < 8192:  # CONFIG_NR_CPUS of the largest distribution kernels
+        ends = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        if ends is None or not int(ends[1]) <= int(ends[2] or ends[1]) < 8192:  # CONFIG_NR_CPUS of the largest distribution kernels
             raise ValueError(f"not a list of CPUs: {text!r}")
-        cpus.update(range(start, stop + 1))
+        cpus.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
     return tuple(sorted(cpus))
 
 
