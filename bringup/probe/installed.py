@@ -17,11 +17,13 @@ def parse_release(text: str) -> ServedRelease | None:
     link, _, plan = text.partition("\n")
     if not link.strip():
         return None
+    digest = link.strip().rstrip("/").rsplit("/", 1)[-1]
     try:
         decisions = {decision["key"]: decision["value"] for decision in json.loads(plan)["decisions"]}
+        return ServedRelease(digest=digest, decisions=decisions)
     except (ValueError, KeyError, TypeError):
-        decisions = {}  # the release is repaired by the deploy; the digest alone decides nothing
-    return ServedRelease(digest=link.strip().rstrip("/").rsplit("/", 1)[-1], decisions=decisions)
+        # the release is repaired by the deploy; the digest alone decides nothing
+        return ServedRelease(digest=digest, decisions={})
 
 
 def parse_service(text: str) -> tuple[str, bool]:
