@@ -44,7 +44,8 @@ def refine_with_nvidia_smi(gpus: tuple[Gpu, ...], csv: str) -> tuple[Gpu, ...]:
     by_bus: dict[str, list[str]] = {}
     for line in filter(None, csv.splitlines()):
         fields = [field.strip() for field in line.split(",")]
-        if len(fields) != 4 or not fields[2].isdecimal():
+        # a card that fell off the bus is listed with [N/A] or [Unknown Error] in its fields
+        if len(fields) != 4 or not fields[2].isdecimal() or not fields[3].partition(".")[0].isdecimal():
             raise ValueError(f"nvidia-smi did not list the cards but said: {' '.join(csv.split())[:200]}")
         by_bus[_bus(fields[0])] = fields
     refined = []
