@@ -1,6 +1,7 @@
 """What an inventory may say about a host: names, types, ranges, and errors that people can act on."""
 
 import ipaddress
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, get_args
@@ -101,7 +102,8 @@ def _engine_setting_problem(name: str, value: Any, known: Mapping[str, EngineSet
         return None if value in spec.choices else f"engine_settings: {name} is {value!r}; allowed: {', '.join(spec.choices)}"
     if spec.type == "bool":
         return None if isinstance(value, bool) else f"engine_settings: {name} is {value!r}; must be True or False"
-    number_ok = isinstance(value, int | float) and not isinstance(value, bool) and (spec.type == "float" or value == int(value))
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    number_ok = whole or (spec.type == "float" and isinstance(value, float) and math.isfinite(value))
     if not number_ok:
         return f"engine_settings: {name} is {value!r}; must be {'a whole number' if spec.type == 'int' else 'a number'}"
     if (spec.least is not None and value < spec.least) or (spec.most is not None and value > spec.most):
