@@ -141,10 +141,14 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
         for name in data
         if name not in ours and name not in foreign and not name.startswith(("_", "x_"))
     ]
+    given = {name: value for name, value in data.items() if name in ours}
+    wrong: set[str] = set()
     try:
-        settings = Settings.model_validate({name: value for name, value in data.items() if name in ours})
+        settings = Settings.model_validate(given)
     except ValidationError as error:
-        return problems + [_field_problem(item) for item in error.errors()]
+        problems += [_field_problem(item) for item in error.errors()]
+        wrong = {str(item["loc"][0]) for item in error.errors()}
+        settings = Settings.model_validate({name: value for name, value in given.items() if name not in wrong})
     for look_up in (lambda: catalog.profile(settings.profile), lambda: catalog.model(settings.model)):
         try:
             look_up()
@@ -153,13 +157,15 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
     names = [engine.name for engine in catalog.engines]
     if settings.engine is not None and settings.engine not in names:
         problems.append(f"unknown engine '{settings.engine}': {nearest(settings.engine, names)}")
-    known = next((engine.settings for engine in catalog.engines if settings.engine in (None, engine.name)), {})
+    # with an unknown engine, the options of the first: those of all engines are much the same
+    known = next((engine.settings for engine in catalog.engines if engine.name == settings.engine), catalog.engines[0].settings)
     overrides = normalized_engine_settings(settings)
     problems += [text for name, value in overrides.items() if (text := _engine_setting_problem(name, value, known))]
     problems += [
         f"acceptance: unknown metric '{name}': {nearest(name, METRICS)}" for name in settings.acceptance if name not in METRICS
     ]
-    if not ipaddress.ip_address(settings.listen_address).is_loopback and settings.api_key_file is None:
+    exposed = not ipaddress.ip_address(settings.listen_address).is_loopback
+    if exposed and settings.api_key_file is None and "api_key_file" not in wrong:
         problems.append(
             f"listen_address is {settings.listen_address}: anything but loopback needs api_key_file, and a proxy in front of it, "
             "since vLLM's API key does not guard /invocations, /tokenize and /metrics"
