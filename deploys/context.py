@@ -1,9 +1,11 @@
 """What every step is fed with: settings, facts and plan of one host."""
 
+import re
 import shutil
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import get_type_hints
 
 from pyinfra.api import Host, Inventory
@@ -44,9 +46,30 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
     """Validate the whole inventory once, before anything is done to any of its hosts."""
     connectors = {name for connector in get_all_connectors().values() for name in get_type_hints(connector.data_cls)}
     try:
-        return check_inventory({host.name: host.data.dict() for host in inventory}, _catalog(), connectors)
+        settings_of = check_inventory({host.name: host.data.dict() for host in inventory}, _catalog(), connectors)
+        for settings in settings_of.values():
+            api_key(settings)
     except BringupError as error:
         raise InventoryError(error.message) from None
+    return settings_of
+
+
+def api_key(settings: Settings) -> str | None:
+    """Read the API key from its file on the control machine; None where none is set.
+
+    Raises:
+        BringupError: the file cannot be read or holds no key; vLLM would take an empty one for none, and be open to all.
+    """
+    if settings.api_key_file is None:
+        return None
+    try:
+        key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BringupError(f"api_key_file {settings.api_key_file} cannot be read on the control machine: {error}") from error
+    # what a bearer token may hold (RFC 6750, 2.1); nothing of it has a meaning in systemd's environment files
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key):
+        raise BringupError(f"api_key_file {settings.api_key_file} must hold one key of letters, digits and -._~+/ on one line")
+    return key
 
 
 def prepare(host: Host, inventory: Inventory) -> Context:

@@ -1,7 +1,6 @@
 """The release folder, the unit, and the switch to it."""
 
 from io import StringIO
-from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import deploy
@@ -9,7 +8,7 @@ from pyinfra.facts.files import FileContents
 from pyinfra.operations import files, server, systemd
 
 from bringup.settings import Settings
-from deploys.context import Context
+from deploys.context import Context, api_key
 from deploys.operations import hidden_file, streamed_shell
 from deploys.render import render
 
@@ -77,10 +76,10 @@ def service(context: Context) -> bool:
 
 def _put_api_key(settings: Settings) -> bool:
     """Put the key for the server's environment and for the smoke benchmark, or take both away; returns whether it changes."""
-    if settings.api_key_file is None:
+    key = api_key(settings)
+    if key is None:
         gone = [files.file(name=f"Have no {path}", path=path, present=False) for path in (SECRETS, API_KEY)]
         return any(operation.will_change for operation in gone)
-    key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
     secret = hidden_file(name=f"Put {SECRETS}", content=f"VLLM_API_KEY={key}\n".encode(), dest=SECRETS, group="vllm", mode="640")
     hidden_file(name=f"Put {API_KEY}", content=f"{key}\n".encode(), dest=API_KEY, mode="600")
     return bool(secret.will_change)
