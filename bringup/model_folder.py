@@ -34,7 +34,8 @@ def read_folder(path: str) -> FolderManifest:
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise BringupError(f"{path} on the control machine is no model's folder: it has no config.json")
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    # a hub's client leaves time stamps of its downloads in .cache
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
     if not any(file.suffix == ".safetensors" for file in files):
         raise BringupError(f"{path} on the control machine holds no weights (*.safetensors)")
     stats = {file: file.stat() for file in files}
@@ -42,6 +43,10 @@ def read_folder(path: str) -> FolderManifest:
         sha256_of={str(file.relative_to(folder)): _sha256(file, stats[file].st_size, stats[file].st_mtime_ns) for file in files},
         size_mib=sum(stat.st_size for stat in stats.values()) // 2**20,
     )
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 @lru_cache(maxsize=4096)

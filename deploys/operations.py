@@ -100,7 +100,9 @@ def model_folder(src: str, dest: str, checksums: str) -> Generator[Any]:
         model_folder(name="Copy the model", src="/models/qwen", dest="/var/lib/bringup/models/qwen@1f2e", checksums="…")
     """
     fingerprint = hashlib.sha256(checksums.encode()).hexdigest()[:12]
-    flags = ["-rlt", "--chmod=D755,F644", "--partial", "--delete", "--exclude=.bringup-*", "--info=name1"]
+    # -L: the files behind links, since a hub's cache consists of links out of the folder. Hidden files are not part of the model,
+    # and of those on the host only our own stay (not the half of a file that a killed rsync leaves).
+    flags = ["-rLt", "--chmod=D755,F644", "--partial", "--delete", "--filter=H_.*", "--filter=P_.bringup-*", "--info=name1"]
     yield _ShownRsync(f"{src.rstrip('/')}/", f"{dest}/", flags)
     yield FileUploadCommand(io.StringIO(checksums), f"{dest}/.bringup-sha256")
     yield StringCommand(f"cd {dest} && sha256sum --check --quiet .bringup-sha256 && echo {fingerprint} > .bringup-complete")
