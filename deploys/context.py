@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import get_type_hints
 
+from gevent import GreenletExit
 from pyinfra.api import Host, Inventory
 from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.exceptions import InventoryError
@@ -77,9 +78,13 @@ def prepare(host: Host, inventory: Inventory) -> Context:
 
     Raises:
         InventoryError: something in the inventory is wrong; no host is touched.
+        GreenletExit: this host could not be looked at; the others go on.
     """
     settings = _settings_of_all(inventory)[host.name]
     facts = host.get_fact(HostProbe)
+    if facts is None:
+        # pyinfra has failed this host and said why, yet goes on with its deploy code; this ends it, for this host alone
+        raise GreenletExit
     blockers = host_blockers(facts, int(time.time()))
     manifest = None
     plan = None
