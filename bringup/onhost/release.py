@@ -101,6 +101,7 @@ class Switch:
             self.plan: dict[str, Any] = json.loads((self.release / "plan.json").read_text())
         except (OSError, ValueError) as error:
             raise BringupError(f"release {digest} is not on this host or its plan.json is damaged: {error}") from error
+        self.stopped_pid: str | None = None
         self.port = int(self.plan["vllm"]["port"])
         host = self.plan["vllm"]["host"]
         self.health_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}/health"  # noqa: S104
@@ -124,7 +125,7 @@ class Switch:
             self._check_port()
             started_s = time.time()
             try:
-                self._activate(self.release)
+                self._activate()
                 self._wait_until_healthy(started_s)
             except BringupError as error:
                 log = service_log(started_s, 2000)
@@ -173,8 +174,10 @@ class Switch:
             by = f"{', '.join(sorted(set(names)))} (pid {', '.join(pids)})" if pids else "a process that is not visible from here"
             raise BringupError(f"port {self.port} is taken by {by}; stop it or set another port; nothing was changed")
 
-    def _activate(self, release: Path) -> None:
-        """Make `release` the current one and restart the service."""
+    def _activate(self) -> None:
+        """Make this release the current one and restart the service."""
+        release = self.release
+        self.stopped_pid = _main_pid()
         staged = UNIT.with_suffix(".service.new")
         shutil.copyfile(release / "vllm.service", staged)
         staged.replace(UNIT)
@@ -192,7 +195,8 @@ class Switch:
         deadline = time.monotonic() + float(self.plan["service"]["start_timeout_s"])
         began = shown = time.monotonic()
         while time.monotonic() < deadline:
-            if _healthy(self.health_url) and self._runs_this_release():
+            # the server before may still answer while it stops
+            if _main_pid() not in (None, self.stopped_pid) and _healthy(self.health_url):
                 return
             properties = _systemctl("show", SERVICE, "--property=ActiveState", "--property=NRestarts")
             if "ActiveState=failed" in properties or "NRestarts=0" not in properties:
@@ -202,11 +206,6 @@ class Switch:
                 say(f"  {shown - began:.0f} s: {service_log(started_s, 1)[:110]}")
             time.sleep(0.5)
         raise BringupError(f"release {self.release.name} was not healthy within {self.plan['service']['start_timeout_s']} s")
-
-    def _runs_this_release(self) -> bool:
-        """Tell the new server from an old one that still answers while it stops."""
-        pid = _systemctl("show", SERVICE, "--property=MainPID", "--value")
-        return str(self.release / "vllm.yaml") in _read(Path(f"/proc/{pid}/cmdline"))
 
     def _put_back(self, previous: str | None) -> str:
         """Serve the previous release again and say so; without one, stop and disable the service."""
@@ -219,7 +218,7 @@ class Switch:
         before = Switch(previous)
         began_s = time.time()
         try:
-            before._activate(before.release)
+            before._activate()
             before._wait_until_healthy(began_s)
         except BringupError as error:
             return f"and the previous release {previous} does not come up again: {error.message}\n{service_log(began_s)}"
@@ -236,6 +235,12 @@ class Switch:
         for old in releases[KEPT_RELEASES:]:
             if old.name not in (self.release.name, previous):
                 shutil.rmtree(old)
+
+
+def _main_pid() -> str | None:
+    """Process id of the server; None while there is none."""
+    pid = _systemctl("show", SERVICE, "--property=MainPID", "--value")
+    return pid if pid not in ("", "0") else None
 
 
 def _read(path: Path) -> str:

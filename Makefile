@@ -1,0 +1,40 @@
+# `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
+.PHONY: help setup demo test unit lab lint clean
+
+BIN := .venv/bin
+
+help:
+	@echo "make demo    provision a throw-away host on this machine and show the smoke report (as root or with sudo)"
+	@echo "make test    lint, unit tests, and the tests on throw-away hosts (as root or with sudo; up to 20 minutes the first time)"
+	@echo "make unit    the unit tests alone (under a minute)"
+	@echo "make lab     the tests on throw-away hosts alone"
+	@echo "make lint    ruff, mypy, shellcheck"
+	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	@$(BIN)/bringup demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck -s sh bringup/probe/probe.sh tools/setup.sh
+
+unit: setup
+	$(BIN)/pytest tests/unit
+
+lab: setup
+	$(BIN)/pytest tests/lab
+
+# one run of pytest, so that its last lines name everything that was skipped, and why
+test: lint
+	$(BIN)/pytest tests/unit tests/lab
+	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
+	@echo "Next: make demo"
+
+clean:
+	@[ ! -x $(BIN)/bringup ] || $(BIN)/bringup lab down --base
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

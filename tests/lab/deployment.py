@@ -1,0 +1,86 @@
+"""The commands that a user would type, and a look at the host from outside."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bringup.lab.state import LabHost, read_state
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+LIMIT_S = 900
+# what a log-in over SSH, or a minute gone by, changes by itself
+_RESTLESS = ("var/log", "run", "tmp", "var/tmp", "var/lib/systemd", "var/lib/dbus", "etc/machine-id", "root/.cache")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Hosts of one lab, and where their smoke records go."""
+
+    directory: Path
+    reports: Path
+
+    def host(self, name: str = "lab1") -> LabHost:
+        return read_state(self.directory).host(name)
+
+    def command(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the virtual environment from the project's folder."""
+        finished = subprocess.run(
+            [str(BIN / words[0]), *words[1:]],
+            cwd=ROOT,
+            env={**os.environ, "BRINGUP_LAB_DIR": str(self.directory), "COLUMNS": "200", "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+        if check:
+            assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished
+
+    def deploy(self, *words: str, limit: str = "lab1", check: bool = True, **data: Any) -> "subprocess.CompletedProcess[str]":
+        """`pyinfra -y inventories/lab.py deploys/qwen.py`, with settings overridden."""
+        return self.command(
+            "pyinfra", "-y", "inventories/lab.py", "deploys/qwen.py", *self._options(limit, data), *words, check=check
+        )
+
+    def dry_run(self, *words: str, limit: str = "lab1", **data: Any) -> "subprocess.CompletedProcess[str]":
+        return self.command("pyinfra", "inventories/lab.py", "deploys/qwen.py", "--dry", *self._options(limit, data), *words)
+
+    def diff(self, limit: str = "lab1", **data: Any) -> "subprocess.CompletedProcess[str]":
+        return self.command("bringup", "diff", "inventories/lab.py", *self._options(limit, data), check=False)
+
+    def _options(self, limit: str, data: dict[str, Any]) -> list[str]:
+        settings = {"reports_dir": str(self.reports)} | data
+        values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
+        return ["--limit", limit, *(word for value in values for word in ("--data", value))]
+
+    def ssh(self, script: str, name: str = "lab1", check: bool = True) -> str:
+        return self.command("bringup", "lab", "ssh", name, script, check=check).stdout
+
+    def get(self, path: str) -> Any:
+        """Ask the served model over HTTP."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.host().service_port}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def served_models(self) -> list[str]:
+        return [model["id"] for model in self.get("/v1/models")["data"]]
+
+    def main_pid(self) -> str:
+        return self.ssh("systemctl show vllm.service --property=MainPID --value").strip()
+
+    def file_system(self, name: str) -> dict[str, tuple[int, int, int]]:
+        """All that differs from the base on a host: path to size, time and mode, less what a log-in changes by itself."""
+        upper = self.directory / "hosts" / name / "upper"
+        found = {}
+        for path in upper.rglob("*"):
+            relative = str(path.relative_to(upper))
+            if not relative.startswith(_RESTLESS):
+                stat = path.lstat()
+                found[relative] = (stat.st_size, 0 if path.is_dir() else stat.st_mtime_ns, stat.st_mode)
+        return found

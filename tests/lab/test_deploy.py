@@ -1,0 +1,222 @@
+"""The main job on a real host: bare → served → unchanged → drifted → repaired, and what happens when a step breaks.
+
+The tests build on each other, in this order: a deploy takes a minute, and each leaves lab1 serving for the next.
+"""
+
+import asyncio
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+from fake_hub import huggingface, modelscope, serving
+
+from bringup.lab.model import demo_model_dir
+from bringup.lab.state import lab_dir
+
+pytestmark = pytest.mark.lab
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
+    """Operations of a `--json` run that did something."""
+    return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
+
+
+def test_dry_run_on_a_bare_host_shows_every_file_and_changes_nothing(deployment: Deployment) -> None:
+    before = deployment.file_system("lab1")
+    shown = deployment.dry_run("--diff").stderr
+    assert deployment.file_system("lab1") == before
+    for content in ("max-model-len: 2048", "ExecStart=/opt/bringup/engines/", "vm.swappiness = 10", "HF_HUB_OFFLINE=1"):
+        assert f"+ {content}" in shown
+    assert "torch==2.13.0+cpu" in shown
+
+
+@pytest.mark.parametrize(
+    ("prepare", "undo", "reason"),
+    [
+        ("mount -t tmpfs -o size=50m tmpfs /opt", "umount /opt", "/opt/bringup has 50 MiB free, the engine needs"),
+        (
+            "cp -p /etc/os-release /etc/os-release.kept && echo 'ID=plan9' > /etc/os-release",
+            "mv /etc/os-release.kept /etc/os-release",
+            "is not supported: take Debian 12",
+        ),
+    ],
+    ids=["full disk", "unsupported OS"],
+)
+def test_unfit_host_is_refused_before_anything_is_done(deployment: Deployment, prepare: str, undo: str, reason: str) -> None:
+    deployment.ssh(prepare, "lab2")
+    before = deployment.file_system("lab2")
+    run = deployment.deploy(limit="lab2", check=False)
+    assert run.returncode == 1
+    assert f"Preflight | refused: {reason}" in run.stderr.replace("lab2", "") or reason in run.stderr
+    assert "[lab2] Preflight" in run.stderr.splitlines()[-1]
+    assert deployment.file_system("lab2") == before
+    assert deployment.diff(limit="lab2").returncode == 1
+    deployment.ssh(undo, "lab2")
+
+
+def test_bare_host_to_served_model(deployment: Deployment) -> None:
+    run = deployment.deploy()
+    assert "vm.swappiness" in run.stderr
+    assert f"PASS  {MODEL} on lab1" in run.stderr
+    assert deployment.served_models() == [MODEL]
+    # the plan's prediction is what vLLM itself logged
+    assert "KV cache: vLLM has 46,592 tokens, the plan said 46,592" in run.stderr
+    on_host = json.loads(deployment.ssh("cat /var/lib/bringup/smoke/latest.json"))
+    (record,) = (deployment.reports / "lab1").glob("*.json")
+    assert json.loads(record.read_text()) == on_host
+    assert on_host["passed"]
+    assert on_host["request"]["requests"] == len([s for s in on_host["samples"] if s["completion_tokens"] == 64]) == 10
+
+
+def test_service_is_set_up_as_planned(deployment: Deployment) -> None:
+    port = deployment.host().service_port
+    assert deployment.ssh("ps -o user= -p $(systemctl show vllm.service -P MainPID)").strip() == "vllm"
+    listening = {line.split()[3] for line in deployment.ssh(f"ss -Hltn 'sport = :{port}'").splitlines()}
+    assert listening == {f"127.0.0.1:{port}"}
+    assert deployment.ssh("systemd-analyze verify /etc/systemd/system/vllm.service 2>&1") == ""
+    assert deployment.ssh("systemctl is-enabled vllm.service").strip() == "enabled"
+    stop_s = deployment.ssh("systemctl show vllm.service -P TimeoutStopUSec").strip()
+    assert stop_s == "45s"  # vLLM's own graceful stop is 30 s
+    pid = deployment.main_pid()
+    allowed = deployment.ssh(f"grep Cpus_allowed_list /proc/{pid}/status").split()[1]
+    planned = json.loads(deployment.ssh("cat /opt/bringup/current/plan.json"))["service"]["cpus"]
+    assert allowed == planned
+
+
+def test_second_run_changes_nothing(deployment: Deployment) -> None:
+    assert changed(deployment.deploy("--json")) == []
+    plan = json.loads(deployment.dry_run("--json").stdout)["plan"]
+    assert [operation["name"] for operation in plan if operation["hosts_with_change"]] == []
+    assert [operation["name"] for operation in plan if operation["hosts_with_conditional_change"]] == []
+    assert deployment.diff().returncode == 0
+
+
+def test_drift_is_named_and_repaired(deployment: Deployment) -> None:
+    deployment.ssh("sed -i 's/^max-num-seqs: .*/max-num-seqs: 2/' /opt/bringup/current/vllm.yaml && systemctl disable vllm.service")
+    found = deployment.diff()
+    assert found.returncode == 2
+    assert "Write vllm.yaml of release" in found.stdout
+    assert "vllm.yaml differs" in found.stdout
+    assert "- max-num-seqs: 2" in found.stderr
+    deployment.deploy()
+    assert "max-num-seqs: 4" in deployment.ssh("cat /opt/bringup/current/vllm.yaml")
+    assert deployment.ssh("systemctl is-enabled vllm.service").strip() == "enabled"
+    assert deployment.diff().returncode == 0
+
+
+def test_configuration_that_vllm_refuses_never_touches_the_running_service(deployment: Deployment) -> None:
+    pid = deployment.main_pid()
+    run = deployment.deploy(check=False, engine_settings={"max-num-seqs": 512, "max-num-batched-tokens": 64})
+    assert run.returncode == 1
+    assert "vLLM refuses this configuration; nothing was changed on the running service" in run.stderr
+    assert "max_num_batched_tokens (64)" in run.stderr
+    assert deployment.main_pid() == pid
+    assert deployment.served_models() == [MODEL]
+    assert deployment.diff().returncode == 0
+
+
+def test_release_that_does_not_come_up_is_taken_back(deployment: Deployment) -> None:
+    deployment.ssh(
+        "cp -r /var/lib/bringup/models/*/ /srv/broken && "
+        """sed -i 's/"num_hidden_layers": 30/"num_hidden_layers": 31/' /srv/broken/config.json"""
+    )
+    run = deployment.deploy(check=False, model_source={"kind": "host-folder", "path": "/srv/broken"})
+    assert run.returncode == 1
+    assert "the server ended while it started: ValueError: Following weights were not initialized" in run.stderr
+    assert "--- last lines of the service's log" in run.stderr
+    assert "which was served before, is served again" in run.stderr
+    assert deployment.served_models() == [MODEL]
+    assert deployment.diff().returncode in (0, 2)  # the smoke benchmark is due again, nothing else
+    assert changed(deployment.deploy("--json")) in ([], ["Smoke | Run the smoke benchmark"])
+
+
+def test_taken_port_is_refused(deployment: Deployment) -> None:
+    pid = deployment.main_pid()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        run = deployment.deploy(check=False, port=other.getsockname()[1])
+    assert run.returncode == 1
+    assert f"port {other.getsockname()[1] if other.fileno() > 0 else ''}".strip() in run.stderr
+    assert "is taken by" in run.stderr
+    assert deployment.main_pid() == pid
+
+
+def test_engine_that_cannot_be_installed_leaves_the_service_alone(deployment: Deployment) -> None:
+    pid = deployment.main_pid()
+    deployment.ssh("echo damaged > /opt/bringup/tools/smoke/.bringup-built")
+    run = deployment.deploy(check=False, pip_index_url="http://127.0.0.1:9/simple")
+    assert run.returncode == 1
+    assert "error: smoke cannot be installed" in run.stderr
+    assert "[lab1] Runtime | Build smoke" in run.stderr.splitlines()[-1]
+    assert deployment.main_pid() == pid
+    assert changed(deployment.deploy("--json")) == ["Runtime | Put the build request of smoke", "Runtime | Build smoke"]
+
+
+def test_missed_line_fails_the_run_and_leaves_the_record(deployment: Deployment) -> None:
+    run = deployment.deploy(check=False, acceptance={"ttft_p50_ms": 0.5})
+    assert run.returncode == 1
+    assert "FAIL" in run.stderr
+    assert "TTFT P50" in run.stderr
+    records = sorted((deployment.reports / "lab1").glob("*.json"))
+    assert not json.loads(records[-1].read_text())["passed"]
+    assert deployment.served_models() == [MODEL]
+    assert "Smoke | Run the smoke benchmark" in changed(deployment.deploy("--json"))  # the old lines hold again
+    assert deployment.diff().returncode == 0
+
+
+def test_user_with_sudo_and_user_without(deployment: Deployment) -> None:
+    deployment.ssh(
+        "apt-get install -y -qq sudo >/dev/null 2>&1; "
+        "for user in admin guest; do useradd --create-home --shell /bin/bash $user; mkdir -p /home/$user/.ssh; "
+        "cp /root/.ssh/authorized_keys /home/$user/.ssh/; chown -R $user: /home/$user/.ssh; done; "
+        "echo 'admin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/admin"
+    )
+    assert deployment.diff(ssh_user="admin").returncode == 0
+    deployment.ssh("rm /etc/sysctl.d/90-bringup.conf")
+    assert changed(deployment.deploy("--json", ssh_user="admin")) == ["Tuning | Write /etc/sysctl.d/90-bringup.conf"]
+    refused = deployment.deploy(check=False, ssh_user="guest")
+    assert refused.returncode == 1
+    assert "user 'guest' is not root and cannot use sudo without a password" in refused.stderr
+
+
+def test_unreachable_host_fails_alone(deployment: Deployment, project: Path, tmp_path: Path) -> None:
+    inventory = tmp_path / "mixed.py"
+    inventory.write_text(
+        (project / "inventories/lab.py").read_text() + "lab.append(('gone', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1}))\n"
+    )
+    hosts = (
+        "--limit",
+        "lab1",
+        "--limit",
+        "gone",
+        "--group-data",
+        "inventories/group_data",
+        "--data",
+        f"port={deployment.host().service_port}",
+    )
+    run = deployment.command(
+        "pyinfra", "-y", str(inventory), "deploys/qwen.py", "--data", f"reports_dir={deployment.reports}", *hosts, check=False
+    )
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-2:] == ["--> Failed hosts:", "    [gone] could not be reached"]
+
+
+@pytest.mark.parametrize(
+    ("hub", "name"), [(huggingface, "huggingface"), (modelscope, "modelscope")], ids=["huggingface", "modelscope"]
+)
+def test_model_from_a_hub(deployment: Deployment, hub: object, name: str) -> None:
+    revision = {"huggingface": "a" * 40, "modelscope": "v1.0"}[name]
+    asked: list[str] = []
+
+    async def deploy_with_hub() -> "subprocess.CompletedProcess[str]":
+        async with serving(hub(demo_model_dir(lab_dir()), MODEL, revision, asked)) as endpoint:  # type: ignore[operator]
+            source = {"kind": "hub", "hub": name, "revision": revision, "endpoint": endpoint}
+            return await asyncio.to_thread(deployment.deploy, model_source=source)
+
+    run = asyncio.run(deploy_with_hub())
+    assert f"{MODEL} is complete in /var/lib/bringup/models/HuggingFaceTB--SmolLM2-135M-Instruct@{revision}" in run.stderr
+    assert deployment.get("/v1/models")["data"][0]["root"].endswith(f"@{revision}")
+    assert asked

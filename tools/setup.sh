@@ -1,0 +1,45 @@
+#!/bin/sh
+# Sets up what the Makefile's targets need: Debian packages, the virtual environment. Safe to repeat; a repeat takes no time.
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+stamp=.venv/.set-up
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+command -v "$python" >/dev/null || fail "python3 is missing: install it (apt-get install python3), version 3.11 or newer"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "$("$python" --version) is too old: bringup needs 3.11 or newer; name another one: make PYTHON=python3.12 ..."
+
+as_root=""
+[ "$(id -u)" = 0 ] || as_root=sudo
+
+# throw-away hosts: systemd-container, debootstrap, openssh-client; models are copied with rsync
+missing=""
+for package in systemd-container debootstrap openssh-client rsync; do
+  dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
+done
+"$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+if [ -n "$missing" ]; then
+  if ! command -v apt-get >/dev/null; then
+    say "no apt-get here, so these stay missing:$missing (without them there are no throw-away hosts)"
+  elif [ -n "$as_root" ] && ! command -v sudo >/dev/null; then
+    say "neither root nor sudo, so these stay missing:$missing (without them there are no throw-away hosts)"
+  else
+    say "installing Debian packages:$missing"
+    $as_root apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+      say "apt-get could not install:$missing (without them there are no throw-away hosts)"
+  fi
+fi
+"$python" -c 'import ensurepip, venv' 2>/dev/null || fail "python3-venv is missing: apt-get install python3-venv"
+
+if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
+  say "making the virtual environment .venv (about 60 small packages)"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
+    fail "the packages could not be installed; pip's message stands above (its settings: .venv/bin/pip config list)"
+  touch "$stamp"
+fi
