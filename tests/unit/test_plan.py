@@ -130,7 +130,9 @@ def test_digest_stays_with_what_is_not_served(data: dict[str, Any]) -> None:
 def test_digest_follows_the_revision_and_the_cores_but_not_the_driver() -> None:
     facts = bare_workstation()
     fewer = changed(facts, cpu=facts.cpu.model_copy(update={"usable": tuple(range(16))}))
-    assert make_plan(facts, settings(), CATALOG, "another").digest != plan_4090d().digest
+    in_place = settings(model_source={"kind": "host-folder", "path": "/srv/model"})
+    for source in (settings(), in_place):
+        assert make_plan(facts, source, CATALOG, "another").digest != make_plan(facts, source, CATALOG, REVISION).digest
     assert plan_4090d(facts=fewer).digest != plan_4090d().digest
     assert plan_4090d(facts=workstation()).digest == plan_4090d().digest
 
