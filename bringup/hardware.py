@@ -83,6 +83,8 @@ class Disk(Frozen):
     """Free space for one folder of ours, measured at its nearest existing parent."""
 
     path: str
+    device: str
+    """As df names the file system; equal for folders that share one."""
     free_mib: int
 
 
@@ -135,6 +137,6 @@ class HostFacts(Frozen):
     unknown: dict[str, str] = Field(default_factory=dict)
     """Probe section to the reason why it could not be read."""
 
-    def free_mib(self, path: str) -> int | None:
-        """Free space in MiB where `path` is or will be; None when it is unknown."""
-        return next((disk.free_mib for disk in self.disks if disk.path == path), None)
+    def disk(self, path: str) -> Disk | None:
+        """Where `path` is or will be; None when it is unknown."""
+        return next((disk for disk in self.disks if disk.path == path), None)

@@ -161,6 +161,8 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
     known = next((engine.settings for engine in catalog.engines if engine.name == settings.engine), catalog.engines[0].settings)
     overrides = normalized_engine_settings(settings)
     problems += [text for name, value in overrides.items() if (text := _engine_setting_problem(name, value, known))]
+    twice = [name for name in settings.engine_settings if "_" in name and name.replace("_", "-") in settings.engine_settings]
+    problems += [f"engine_settings: {name} is given with dashes too: keep one of them" for name in twice]
     problems += [
         f"acceptance: unknown metric '{name}': {nearest(name, METRICS)}" for name in settings.acceptance if name not in METRICS
     ]
@@ -201,7 +203,6 @@ def check_inventory(
     if hosts_of:
         lines = [f"  {', '.join(names[:5])}{' …' if len(names) > 5 else ''}: {text}" for text, names in hosts_of.items()]
         raise BringupError("the inventory cannot be used; nothing was changed on any host:\n" + "\n".join(lines))
-
     return {
         name: Settings.model_validate({key: value for key, value in data.items() if key in Settings.model_fields})
         for name, data in hosts.items()

@@ -5,7 +5,7 @@ import zipfile
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-_ON_HOST = ("__init__.py", "errors.py", "pip_settings.py", "onhost", "smoke")
+_ON_HOST = ("__init__.py", "address.py", "errors.py", "pip_settings.py", "onhost", "smoke")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -53,6 +53,8 @@ def build(request_file: Path) -> None:
         else:
             command = [str(target / "bin/python"), "-m", "pip", "install", "--progress-bar", "off"]
             environment = _pip_environment(settings)
+            if torch_backend is not None and not settings.find_links and not settings.extra_index_urls:
+                say("pip does not know PyTorch's own indexes: if torch is not found, name one in pip_extra_index_urls")
         say(f"installing {_count(requirements)} packages into {target}")
         _run([*command, "--no-deps", "-r", str(requirements)], environment, f"{target.name} cannot be installed")
     except BaseException:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bringup.address import url_host
 from bringup.errors import BringupError
 from bringup.onhost.say import say
 
@@ -103,8 +104,7 @@ class Switch:
             raise BringupError(f"release {digest} is not on this host or its plan.json is damaged: {error}") from error
         self.stopped_pid: str | None = None
         self.port = int(self.plan["vllm"]["port"])
-        host = self.plan["vllm"]["host"]
-        self.health_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}/health"  # noqa: S104
+        self.health_url = f"http://{url_host(self.plan['vllm']['host'])}:{self.port}/health"
 
     @staticmethod
     def current() -> str | None:

@@ -118,6 +118,14 @@ def gpu_options(gpu: GpuModel, engine: Engine, model: Model, profile: Profile, o
         ),
         *_common(profile),
     ]
+    if overrides.get("max-model-len", 0) > tokens:
+        findings.append(
+            Finding(
+                level="warning",
+                text=f"max-model-len {overrides['max-model-len']} is more than the {tokens} tokens that the KV cache is predicted "
+                "to hold: vLLM will probably refuse to start, and what is served now will be put back",
+            )
+        )
     return EngineOptions(
         decisions=_overridden(decisions, overrides),
         findings=tuple(findings),
@@ -132,8 +140,9 @@ def cpu_options(memory: Memory, engine: Engine, model: Model, profile: Profile, 
     Raises:
         BringupError: a quarter of the memory is less than 1 GiB.
     """
-    sequences = 4 * profile.concurrency
-    wanted_gib = -(-kv_bytes_per_token(model) * profile.context_wanted * sequences // 2**30)
+    sequences = int(overrides.get("max-num-seqs", 4 * profile.concurrency))
+    context = int(overrides.get("max-model-len", profile.context_wanted))
+    wanted_gib = -(-kv_bytes_per_token(model) * context * sequences // 2**30)
     most_gib = memory.total_mib // 4 // 1024
     if most_gib < 1:
         raise BringupError(f"this host has {memory.total_mib} MiB of memory; serving on the CPU needs at least 4096 MiB")
@@ -143,14 +152,14 @@ def cpu_options(memory: Memory, engine: Engine, model: Model, profile: Profile, 
         Decision(
             key="kv-cache-space-gib",
             value=kv_gib,
-            why=f"{sequences} sequences of {profile.context_wanted} tokens at {kv_bytes_per_token(model)} bytes each, in whole "
+            why=f"{sequences} sequences of {context} tokens at {kv_bytes_per_token(model)} bytes each, in whole "
             f"GiB, a quarter of the memory at most: {tokens} tokens",
             source="derived; vLLM envs.py: VLLM_CPU_KVCACHE_SPACE",
         ),
         _context(profile.context_wanted, model, tokens),
         Decision(
             key="max-num-seqs",
-            value=sequences,
+            value=4 * profile.concurrency,
             why=f"four times the {profile.concurrency} at a time that the profile wants",
             source="judgement; not measured",
         ),

@@ -83,7 +83,7 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
     model_dir = _model_dir(model, settings, model_revision)
     choices = (
         Decision(key="profile", value=settings.profile, why=profile.purpose, source="inventory: profile"),
-        Decision(key="model", value=model.id, why="as set", source="inventory: model"),
+        Decision(key="model-id", value=model.id, why="as set", source="inventory: model"),
         Decision(key="model-folder", value=model_dir, why=f"from {settings.model_source.kind}", source="inventory: model_source"),
         Decision(
             key="engine",

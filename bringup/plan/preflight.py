@@ -45,11 +45,7 @@ def host_blockers(facts: HostFacts, now_unix_s: int) -> list[str]:
 
 def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
     """List what the host lacks for its plan, each with what to do; empty when nothing is."""
-    blockers = []
-    if plan.engine_dir.rsplit("/", 1)[-1] not in facts.engines:
-        blockers += _no_space(facts, "/opt/bringup", plan.needs.engine_disk_mib, "the engine")
-    if plan.model_dir.rsplit("/", 1)[-1] not in facts.models:
-        blockers += _no_space(facts, "/var/lib/bringup", plan.needs.model_disk_mib, "the model")
+    blockers = _no_space(facts, plan)
     # what is served now gives its memory back before the new release starts
     if facts.service_state != "active" and 0 < facts.memory.available_mib < plan.needs.memory_mib:
         blockers.append(
@@ -68,8 +64,19 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
     return blockers
 
 
-def _no_space(facts: HostFacts, path: str, need_mib: int, what: str) -> list[str]:
-    free_mib = facts.free_mib(path)
-    if free_mib is None or free_mib >= need_mib:
-        return []
-    return [f"{path} has {free_mib} MiB free, {what} needs {need_mib} MiB: make room or mount a larger disk there"]
+def _no_space(facts: HostFacts, plan: Plan) -> list[str]:
+    """Compare free space with what is not there yet; engine and model often share one file system."""
+    needs = []
+    if plan.engine_dir.rsplit("/", 1)[-1] not in facts.engines:
+        needs.append(("/opt/bringup", "the engine", plan.needs.engine_disk_mib))
+    if plan.model_dir.rsplit("/", 1)[-1] not in facts.models:
+        needs.append(("/var/lib/bringup", "the model", plan.needs.model_disk_mib))
+    blockers = []
+    for device in sorted({disk.device for disk in facts.disks}):
+        here = [(disk, what, need_mib) for path, what, need_mib in needs if (disk := facts.disk(path)) and disk.device == device]
+        if here and sum(need_mib for _, _, need_mib in here) > here[0][0].free_mib:
+            wanted = " and ".join(f"{what} needs {need_mib} MiB" for _, what, need_mib in here)
+            blockers.append(
+                f"{here[0][0].path} has {here[0][0].free_mib} MiB free, {wanted}: make room or mount a larger disk there"
+            )
+    return blockers

@@ -27,7 +27,7 @@ def _operating_system(os_release: str, uname: str) -> OperatingSystem:
 
 def _disks(text: str) -> tuple[Disk, ...]:
     rows = (line.split() for line in text.splitlines())
-    return tuple(Disk(path=row[0], free_mib=int(row[1]) // 1024) for row in rows if len(row) == 2)
+    return tuple(Disk(path=row[0], free_mib=int(row[1]) // 1024, device=row[2]) for row in rows if len(row) == 3)
 
 
 def _sysctls(text: str) -> tuple[dict[str, str], tuple[str, ...]]:

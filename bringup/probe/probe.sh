@@ -40,7 +40,7 @@ section disk
 for path in /opt/bringup /var/lib/bringup; do
   parent=$path
   while [ ! -d "$parent" ]; do parent=${parent%/*}; parent=${parent:-/}; done
-  printf '%s %s\n' "$path" "$(df -Pk "$parent" 2>/dev/null | awk 'NR == 2 {print $4}')"
+  printf '%s %s\n' "$path" "$(df -Pk "$parent" 2>/dev/null | awk 'NR == 2 {print $4, $1}')"
 done
 section sysctl
 for name in vm.swappiness kernel.numa_balancing; do

@@ -8,6 +8,7 @@ from pyinfra import host, logger
 from pyinfra.api import deploy
 from pyinfra.operations import files
 
+from bringup.address import url_host
 from bringup.smoke.model import AcceptanceLine, SmokeRequest
 from deploys.context import Context
 from deploys.operations import smoke_run
@@ -26,7 +27,7 @@ def smoke(context: Context, restarted: bool) -> None:
         host.log("smoke benchmark not run: smoke is 'never'", logger.warning)
         return
     request = SmokeRequest(
-        base_url=f"http://{_reachable(settings.listen_address)}:{settings.port}",
+        base_url=f"http://{url_host(settings.listen_address)}:{settings.port}",
         model=plan.model,
         prompt=plan.smoke.prompt,
         max_tokens=plan.smoke.max_tokens,
@@ -51,7 +52,3 @@ def smoke(context: Context, restarted: bool) -> None:
             record=f"{RECORDS}/latest.json",
             reports_dir=str(Path(settings.reports_dir) / host.name.replace("/", "_")),
         )
-
-
-def _reachable(address: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, address)  # noqa: S104

@@ -7,6 +7,7 @@ import asyncio
 import json
 import socket
 import subprocess
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,26 @@ def test_unreachable_host_fails_alone(deployment: Deployment, project: Path, tmp
     )
     assert run.returncode == 1
     assert run.stderr.splitlines()[-2:] == ["--> Failed hosts:", "    [gone] could not be reached"]
+
+
+def test_api_key_guards_the_api_and_shows_nowhere(deployment: Deployment, tmp_path: Path) -> None:
+    key = "sk-lab-0123456789abcdef"
+    (tmp_path / "key").write_text(f"{key}\n")
+    preview = deployment.dry_run("--diff", "--json", api_key_file=str(tmp_path / "key"))
+    run = deployment.deploy("--diff", "-vv", api_key_file=str(tmp_path / "key"))
+    assert "the API key changed" in run.stderr
+    assert f"PASS  {MODEL}" in run.stderr
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        deployment.served_models()
+    record = sorted((deployment.reports / "lab1").glob("*.json"))[-1].read_text()
+    on_host = deployment.ssh(
+        "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --no-pager; grep -rl sk-lab- /opt/bringup /etc/systemd || true"
+    )
+    for text in (preview.stdout, preview.stderr, run.stdout, run.stderr, record, on_host):
+        assert key not in text
+    rights = deployment.ssh("stat -c '%a %U:%G' /etc/bringup/vllm.secrets /etc/bringup/api-key").split("\n")
+    assert rights[:2] == ["640 root:vllm", "600 root:root"]
+    assert changed(deployment.deploy("--json", api_key_file=str(tmp_path / "key"))) == []
 
 
 @pytest.mark.parametrize(

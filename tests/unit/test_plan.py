@@ -368,4 +368,4 @@ def test_every_decision_has_a_reason_and_a_source() -> None:
         assert all(decision.why and decision.source for decision in plan.decisions)
         # what vLLM is told, beyond what the inventory itself says, is explained
         explained = {decision.key for decision in plan.decisions}
-        assert set(plan.vllm) - explained == {"served-model-name", "host", "port"}
+        assert set(plan.vllm) - explained == {"model", "served-model-name", "host", "port"}

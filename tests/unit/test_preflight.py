@@ -21,8 +21,13 @@ def system(**fields: Any) -> dict[str, Any]:
     return {"os": {**dict(bare_workstation().os), **fields}}
 
 
-def disks(opt_mib: int, var_mib: int) -> dict[str, Any]:
-    return {"disks": ({"path": "/opt/bringup", "free_mib": opt_mib}, {"path": "/var/lib/bringup", "free_mib": var_mib})}
+def disks(opt_mib: int, var_mib: int, var_device: str = "/dev/sdb1") -> dict[str, Any]:
+    return {
+        "disks": (
+            {"path": "/opt/bringup", "free_mib": opt_mib, "device": "/dev/sda1"},
+            {"path": "/var/lib/bringup", "free_mib": var_mib, "device": var_device},
+        )
+    }
 
 
 def memory(available_mib: int) -> dict[str, Any]:
@@ -92,6 +97,10 @@ def test_host_that_has_what_the_plan_needs_is_not_blocked(facts: dict[str, Any])
 SHORT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "engine-disk": (disks(PLAN.needs.engine_disk_mib - 1, 100_000), ("/opt/bringup has 13999 MiB", "14000 MiB", "make room")),
     "model-disk": (disks(100_000, 100), ("/var/lib/bringup has 100 MiB", "the model needs 7688 MiB", "make room")),
+    "one-file-system-for-both": (
+        disks(PLAN.needs.engine_disk_mib + 100, PLAN.needs.engine_disk_mib + 100, "/dev/sda1"),
+        ("the engine needs 14000 MiB and the model needs 7688 MiB",),
+    ),
     "another-engine-there": (disks(100, 100_000) | {"engines": {"vllm-0.1-cuda-0": "abc"}}, ("/opt/bringup", "make room")),
     "memory": (
         memory(PLAN.needs.memory_mib - 1),

@@ -79,7 +79,9 @@ def test_script_measures_the_disks_in_mib(here: HostFacts) -> None:
     for path in ("/opt/bringup", "/var/lib/bringup"):
         parent = next(folder for folder in (Path(path), *Path(path).parents) if folder.is_dir())
         # others write to this disk too; a wrong unit would be off by a factor of 1000
-        assert here.free_mib(path) == pytest.approx(psutil.disk_usage(str(parent)).free / 2**20, rel=0.3)
+        disk = here.disk(path)
+        assert disk is not None
+        assert disk.free_mib == pytest.approx(psutil.disk_usage(str(parent)).free / 2**20, rel=0.3)
 
 
 def test_script_reads_everything_here(here: HostFacts) -> None:
@@ -222,7 +224,7 @@ def test_damaged_record_counts_as_none(section: str, body: str) -> None:
         pytest.param("meminfo", "MemTotal: 5 kB", "no MemAvailable", id="meminfo-half"),
         pytest.param("numa", "0 0-x 12", "0-x", id="numa"),
         pytest.param("pci-display", "0000:01:00.0", "not a PCI display controller", id="pci-display"),
-        pytest.param("disk", "/opt/bringup many", "many", id="disk"),
+        pytest.param("disk", "/opt/bringup many /dev/sda1", "many", id="disk"),
     ],
 )
 def test_garbled_section_is_unknown_with_a_reason(section: str, body: str, reason: str) -> None:
