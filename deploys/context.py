@@ -3,15 +3,18 @@
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from gevent import GreenletExit
+from pyinfra import logger
 from pyinfra.api import Host, Inventory
 from pyinfra.api.connectors import get_all_connectors
-from pyinfra.api.exceptions import InventoryError
+from pyinfra.api.exceptions import InventoryError, PyinfraError
 from pyinfra.facts.files import File
 
 from bringup.catalog import Catalog, load_catalog
@@ -35,6 +38,25 @@ class Context:
     """The files of a model that is copied from the control machine."""
     blockers: tuple[str, ...]
     """Why this host cannot be deployed to; the others go on."""
+
+    @property
+    def rights(self) -> dict[str, Any]:
+        """Global arguments that give operations root's rights as far as the login user has them."""
+        if self.facts.root_access == "none":
+            # the user's own PATH lacks administrators' programs, and pyinfra would take them for missing
+            return {"_env": {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
+        return {"_sudo": self.facts.root_access == "sudo"}
+
+    @contextmanager
+    def as_far_as_possible(self) -> Iterator[None]:
+        """Let a host that is refused anyway end here when the rest cannot even be planned on it: an exception would end the run
+        of every host."""
+        try:
+            yield
+        except PyinfraError as error:
+            if not self.blockers:
+                raise
+            logger.warning(f"the rest cannot be shown for a host that is refused: {error}")
 
 
 @lru_cache(maxsize=1)

@@ -19,23 +19,24 @@ from deploys.steps.tuning import tuning
 
 # Settings of every host are validated first; then one probe of this host, and the plan from both.
 context = prepare(host, inventory)
-rights = {"_sudo": context.facts.root_access == "sudo"}
+rights = context.rights
 
 # A host that is not fit fails here, with the reason; the rest is still shown in a dry run.
 preflight(context, **rights)
 
 if context.plan is not None:
-    # Debian packages, bringup's tool, the engine in a virtual environment of its own
-    runtime(context, **rights)
+    with context.as_far_as_possible():
+        # Debian packages, bringup's tool, the engine in a virtual environment of its own
+        runtime(context, **rights)
 
-    # the weights: from a hub, the control machine, or a folder on the host
-    model(context, **rights)
+        # the weights: from a hub, the control machine, or a folder on the host
+        model(context, **rights)
 
-    # kernel settings
-    tuning(context, **rights)
+        # kernel settings
+        tuning(context, **rights)
 
-    # user, release folder, unit; switched only after the engine's own parser accepts it, put back if it does not come up
-    restarted = service(context, **rights)
+        # user, release folder, unit; switched only after the engine's own parser accepts it, put back if it does not come up
+        restarted = service(context, **rights)
 
-    # ten streamed requests against the acceptance lines
-    smoke(context, restarted, **rights)
+        # ten streamed requests against the acceptance lines
+        smoke(context, restarted, **rights)

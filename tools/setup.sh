@@ -39,7 +39,7 @@ fi
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
   say "making the virtual environment .venv (about 60 small packages)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
     fail "the packages could not be installed; pip's message stands above (its settings: .venv/bin/pip config list)"
   touch "$stamp"
 fi

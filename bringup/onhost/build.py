@@ -72,7 +72,7 @@ def _uv(settings: PipSettings) -> Path | None:
     try:
         _run(["python3", "-m", "venv", str(UV_DIR)], {}, "uv's environment cannot be made")
         python = str(UV_DIR / "bin/python")
-        command = [python, "-m", "pip", "install", "-q", f"uv=={UV_VERSION}"]
+        command = [python, "-m", "pip", "install", "-qq", f"uv=={UV_VERSION}"]
         _run(command, _pip_environment(settings), "uv cannot be installed")
     except BringupError as error:
         shutil.rmtree(UV_DIR, ignore_errors=True)

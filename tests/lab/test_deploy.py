@@ -5,6 +5,7 @@ The tests build on each other, in this order: a deploy takes a minute, and each 
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import urllib.error
@@ -183,26 +184,24 @@ def test_user_with_sudo_and_user_without(deployment: Deployment) -> None:
     assert "user 'guest' is not root and cannot use sudo without a password" in refused.stderr
 
 
-def test_unreachable_host_fails_alone(deployment: Deployment, project: Path, tmp_path: Path) -> None:
+def test_unfit_and_unreachable_hosts_fail_alone(deployment: Deployment, project: Path, tmp_path: Path) -> None:
+    deployment.ssh(
+        "useradd --create-home --shell /bin/sh guest && cp -r /root/.ssh /home/guest/ && chown -R guest: /home/guest", "lab2"
+    )
     inventory = tmp_path / "mixed.py"
     inventory.write_text(
-        (project / "inventories/lab.py").read_text() + "lab.append(('gone', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1}))\n"
+        (project / "inventories/lab.py").read_text()
+        + "lab[1][1]['ssh_user'] = 'guest'\n"
+        + "lab.append(('gone', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1}))\n"
     )
-    hosts = (
-        "--limit",
-        "lab1",
-        "--limit",
-        "gone",
-        "--group-data",
-        "inventories/group_data",
-        "--data",
-        f"port={deployment.host().service_port}",
-    )
-    run = deployment.command(
-        "pyinfra", "-y", str(inventory), "deploys/qwen.py", "--data", f"reports_dir={deployment.reports}", *hosts, check=False
-    )
+    arguments = ("--group-data", "inventories/group_data", "--data", f"reports_dir={deployment.reports}")
+    run = deployment.command("pyinfra", "-y", str(inventory), "deploys/qwen.py", *arguments, check=False)
     assert run.returncode == 1
-    assert run.stderr.splitlines()[-2:] == ["--> Failed hosts:", "    [gone] could not be reached"]
+    end = run.stderr[run.stderr.index("--> Failed hosts:") :].splitlines()[1:]
+    assert end[0] == "    [gone] could not be reached"
+    assert end[1].startswith("    [lab2] Preflight | refused: user 'guest' is not root")
+    assert len(end) == 2
+    assert re.search(r"Grand total +\d+ +- ", run.stderr), "lab1 went through all operations without a change"
 
 
 def test_api_key_guards_the_api_and_shows_nowhere(deployment: Deployment, tmp_path: Path) -> None:
