@@ -37,4 +37,5 @@ test: lint
 
 clean:
 	@[ ! -x $(BIN)/bringup ] || $(BIN)/bringup lab down --base
+	rm -rf $${BRINGUP_LAB_DIR:-/var/lib/bringup-lab}
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -1,6 +1,7 @@
 """`bringup diff`: what a deploy would change, with an exit code that a script can use."""
 
 import sys
+from typing import Any
 
 import click
 from rich.console import Console
@@ -18,7 +19,18 @@ def exit_code(result: DryRun) -> int:
     return EXIT_DRIFT if result.drifts else EXIT_IN_STEP
 
 
-@click.command(epilog="Exit code: 0 in step, 2 drift, 1 error (pyinfra's own dry run exits 0 whatever it finds).")
+class _Command(click.Command):
+    """Wrong usage exits 1: click's own 2 would read as drift."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            error.show()
+            sys.exit(EXIT_ERROR)
+
+
+@click.command(cls=_Command, epilog="Exit code: 0 in step, 2 drift, 1 error (pyinfra's own dry run exits 0 whatever it finds).")
 @click.argument("inventory")
 @click.argument("deploy", default="deploys/qwen.py")
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host or group; repeatable.")

@@ -92,6 +92,8 @@ class ServedRelease(Frozen):
     """What the host serves now."""
 
     digest: str
+    content: str
+    """Checksum of what its files said when it came up (onhost/content.py); another one, or ``none``: it must be started again."""
     decisions: dict[str, Any]
     """Setting to value, from the release's plan.json; empty when it could not be read."""
 
@@ -99,7 +101,8 @@ class ServedRelease(Frozen):
 class SmokeRecord(Frozen):
     """The newest smoke record on the host, reduced to what decides whether to run it again."""
 
-    release: str | None
+    request: dict[str, Any]
+    """What was asked for, as the record holds it: release, prompt, lines…"""
     passed: bool
 
 
@@ -131,6 +134,8 @@ class HostFacts(Frozen):
     served: ServedRelease | None = None
     service_state: str = "absent"
     """systemd's ActiveState of vllm.service, or ``absent``."""
+    foreign_unit: str | None = None
+    """Path of a vllm.service that bringup did not write."""
     service_enabled: bool = False
     """Whether vllm.service starts at boot."""
     smoke: SmokeRecord | None = None

@@ -35,9 +35,20 @@ def read_folder(path: str) -> FolderManifest:
     if not (folder / "config.json").is_file():
         raise BringupError(f"{path} on the control machine is no model's folder: it has no config.json")
     # a hub's client leaves time stamps of its downloads in .cache
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if (file.is_file() or (file.is_symlink() and not file.is_dir())) and not _hidden(file.relative_to(folder))
+    )
     if not any(file.suffix == ".safetensors" for file in files):
         raise BringupError(f"{path} on the control machine holds no weights (*.safetensors)")
+    try:
+        return _manifest(folder, files)
+    except OSError as error:
+        raise BringupError(f"{path} on the control machine cannot be read: {error}") from error
+
+
+def _manifest(folder: Path, files: list[Path]) -> FolderManifest:
     stats = {file: file.stat() for file in files}
     return FolderManifest(
         sha256_of={str(file.relative_to(folder)): _sha256(file, stats[file].st_size, stats[file].st_mtime_ns) for file in files},

@@ -38,10 +38,10 @@ class HubSource(Frozen):
 
     kind: Literal["hub"] = "hub"
     hub: Literal["huggingface", "modelscope"] = "huggingface"
-    revision: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]*$")] | None = None
     """Commit or tag; None takes the catalog's. A revision of ModelScope must be named."""
-    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
-    """Address of a mirror; None is the hub's own."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
+    """Address of a mirror, without user and password; None is the hub's own."""
 
 
 class ControlFolderSource(Frozen):
@@ -75,10 +75,11 @@ class Settings(Frozen):
     """Options of `vllm serve` that override the plan's, with dashes or underscores: ``{"max-model-len": 8192}``."""
     listen_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     """Anything but loopback needs `api_key_file`."""
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(8000, ge=1024, le=65535)
+    """From 1024: the service's user may not take a lower one."""
     api_key_file: AbsolutePath | None = None
     """File on the control machine that holds the API key."""
-    acceptance: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    acceptance: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Lines that replace the profile's: ``{"ttft_p50_ms": 300}``."""
     smoke: Literal["auto", "always", "never"] = "auto"
     """``auto`` runs the smoke benchmark unless this release already passed it on this host."""
@@ -87,7 +88,7 @@ class Settings(Frozen):
     pip_extra_index_urls: tuple[str, ...] = ()
     pip_find_links: tuple[str, ...] = ()
     """Folders or pages with wheels, as the host sees them."""
-    torch_backend: str | None = None
+    torch_backend: Annotated[str, Field(pattern=r"^(none|auto|cpu|cu[0-9]{3})$")] | None = None
     """Which of PyTorch's indexes uv uses for torch (``cpu``, ``cu130``…). None: the engine's, unless the host's pip has
     find-links of its own; ``none`` switches it off."""
     reports_dir: str = "reports"
@@ -116,7 +117,8 @@ def _field_problem(error: Any) -> str:
     kinds = {"hub", "control-folder", "host-folder"}
     where = ".".join(str(part) for part in error["loc"] if part not in kinds)
     given = error["input"]
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    # an address may hold a password before its @
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) and "@" not in str(given) else ""
     return f"{where}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 

@@ -1,5 +1,6 @@
 """What every step is fed with: settings, facts and plan of one host."""
 
+import hashlib
 import re
 import shutil
 import time
@@ -24,6 +25,7 @@ from bringup.model_folder import FolderManifest, read_folder
 from bringup.plan import Plan, make_plan
 from bringup.plan.preflight import host_blockers, plan_blockers
 from bringup.settings import ControlFolderSource, HubSource, Settings, check_inventory
+from deploys.render import templates_checksum
 from facts.host import HostProbe
 
 
@@ -95,6 +97,12 @@ def api_key(settings: Settings) -> str | None:
     return key
 
 
+@lru_cache(maxsize=64)
+def _fingerprint(key: str) -> str:
+    """Name a key without giving it away: slow to compute, so that a weak key cannot be guessed from it."""
+    return hashlib.scrypt(key.encode(), salt=b"bringup", n=2**14, r=8, p=1).hex()[:12]
+
+
 def prepare(host: Host, inventory: Inventory) -> Context:
     """Validate the inventory, collect this host's facts, and plan.
 
@@ -115,15 +123,17 @@ def prepare(host: Host, inventory: Inventory) -> Context:
         if isinstance(source, ControlFolderSource):
             if shutil.which("rsync") is None:
                 blockers.append("rsync is missing on the control machine, which copies the model with it: apt-get install rsync")
+            host.log(f"reading {source.path} for its checksums", logger.info)
             manifest = read_folder(source.path)
             revision = manifest.fingerprint
         elif isinstance(source, HubSource):
             revision = source.revision or _catalog().model(settings.model).revision or ""
         else:
             revision = "in-place"
-            if not host.get_fact(File, path=f"{source.path}/config.json"):
+            if not host.get_fact(File, path=f"{source.path}/config.json", _sudo=facts.root_access == "sudo"):
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
-        plan = make_plan(facts, settings, _catalog(), revision)
+        key = api_key(settings)
+        plan = make_plan(facts, settings, _catalog(), revision, templates_checksum(), _fingerprint(key) if key else None)
         blockers += plan_blockers(facts, plan)
     except BringupError as error:
         blockers.append(error.message)

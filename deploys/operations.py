@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import shlex
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,9 @@ class _SmokeCommand(StreamedCommand):
     def execute(self, state: Any, host: Any, connector_arguments: Any) -> tuple[bool, CommandOutput]:
         ok, output = super().execute(state, host, connector_arguments)
         self.reports_dir.mkdir(parents=True, exist_ok=True)
-        local = self.reports_dir / "latest.json"
-        if host.get_file(self.record, str(local), **connector_arguments):
+        local = self.reports_dir / "incoming.part"
+        written, _ = host.run_shell_command(StringCommand("test", "-e", self.record), **connector_arguments)
+        if written and host.get_file(self.record, str(local), **connector_arguments):
             try:
                 report = read_record(local)
             except BringupError as error:
@@ -77,17 +79,22 @@ def hidden_file(content: bytes, dest: str, user: str = "root", group: str = "roo
 
     Example::
 
-        hidden_file(name="Put the API key", content=b"VLLM_API_KEY=…", dest="/etc/bringup/vllm.secrets", group="vllm", mode="640")
+        hidden_file(name="Put the key", content=b"VLLM_API_KEY=…", dest="/opt/bringup/releases/1a2b/secrets", mode="640")
     """
     present = host.get_fact(File, path=dest)
     if not present or host.get_fact(Sha256File, path=dest) != hashlib.sha256(content).hexdigest():
-        # made with its final rights before the content arrives
-        yield StringCommand("install", "-m", mode, "-o", "root", "/dev/null", dest)
-        yield FileUploadCommand(io.BytesIO(content), dest, remote_temp_filename=host.get_temp_filename(dest))
-        present = None
-    if not present or present["user"] != user or present["group"] != group:
+        # made with its final rights before the content arrives, and put in place in one step
+        new, passing = f"{dest}.new", host.get_temp_filename(dest)
+        yield StringCommand("install", "-m", mode, "-o", user, "-g", group, "/dev/null", new)
+        # with sudo, pyinfra uploads as the login user to a temporary file, under that user's umask
+        yield StringCommand("install", "-m", "600", "/dev/null", passing, _sudo=False)
+        yield FileUploadCommand(io.BytesIO(content), new, remote_temp_filename=passing)
+        yield StringCommand("rm", "-f", passing, _sudo=False)
+        yield StringCommand("mv", "-T", new, dest)
+        return
+    if present["user"] != user or present["group"] != group:
         yield file_utils.chown(dest, user, group)
-    if not present or present["mode"] != int(mode):
+    if present["mode"] != int(mode):
         yield file_utils.chmod(dest, mode)
 
 
@@ -103,9 +110,12 @@ def model_folder(src: str, dest: str, checksums: str) -> Generator[Any]:
     # -L: the files behind links, since a hub's cache consists of links out of the folder. Hidden files are not part of the model,
     # and of those on the host only our own stay (not the half of a file that a killed rsync leaves).
     flags = ["-rLt", "--chmod=D755,F644", "--partial", "--delete", "--filter=H_.*", "--filter=P_.bringup-*", "--info=name1"]
-    yield _ShownRsync(f"{src.rstrip('/')}/", f"{dest}/", flags)
+    # pyinfra puts both into a shell command as they are
+    yield _ShownRsync(shlex.quote(f"{src.rstrip('/')}/"), shlex.quote(f"{dest}/"), flags)
     yield FileUploadCommand(io.StringIO(checksums), f"{dest}/.bringup-sha256")
-    yield StringCommand(f"cd {dest} && sha256sum --check --quiet .bringup-sha256 && echo {fingerprint} > .bringup-complete")
+    yield StringCommand(
+        f"cd {shlex.quote(dest)} && sha256sum --check --quiet .bringup-sha256 && echo {fingerprint} > .bringup-complete"
+    )
 
 
 @operation()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bringup.onhost.content import SERVED_FILES
 from bringup.plan import Plan
 
 _TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -21,6 +22,11 @@ def render(template: str, plan: Plan) -> str:
         autoescape=False,  # noqa: S701 (systemd units and YAML, not HTML)
     )
     return environment.get_template(template).render(plan=plan, why={decision.key: decision for decision in plan.decisions})
+
+
+def templates_checksum() -> str:
+    """What names the templates of a release: another template makes another release, so that there is a way back."""
+    return sha256("".join((_TEMPLATES / f"{name}.j2").read_text(encoding="utf-8") for name in SERVED_FILES))[:12]
 
 
 def sha256(text: str) -> str:

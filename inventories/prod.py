@@ -1,6 +1,6 @@
 """Your hosts. A commented example: replace the names, and delete what you do not need.
 
-Each list is a group; what its hosts are for stands in group_data/<group>.py, and a host's own data goes before its group's.
+Each list is a group; what its hosts are for stands in group_data/<group>.py, and a host's own data wins over its group's.
 Try it with `pyinfra inventories/prod.py deploys/qwen.py --dry --diff`.
 """
 

@@ -30,7 +30,7 @@ if [ -n "$missing" ]; then
     say "installing Debian packages:$missing"
     $as_root apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
       say "apt-get could not install:$missing (without them there are no throw-away hosts)"
   fi
 fi
@@ -38,7 +38,7 @@ fi
 
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
   say "making the virtual environment .venv (about 60 small packages)"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
   .venv/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
     fail "the packages could not be installed; pip's message stands above (its settings: .venv/bin/pip config list)"
   touch "$stamp"

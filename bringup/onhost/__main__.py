@@ -1,6 +1,7 @@
 """`bringup-host`: what the deploy runs on the host, and what an administrator may run there by hand."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 done, 1 failed with a message."""
     arguments = _parser().parse_args(argv)
+    os.umask(0o022)  # the service's user must be able to read what is built and downloaded
     try:
         if arguments.command == "switch":
             Switch(arguments.digest).run()

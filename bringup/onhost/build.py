@@ -10,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from bringup.errors import BringupError
+from bringup.onhost.lock import lock
 from bringup.onhost.say import say
+from bringup.onhost.systemd import main_process_command
 from bringup.pip_settings import PipSettings, parse_pip_config, uv_environment
 
 UV_VERSION = "0.13.9"
 UV_DIR = Path("/opt/bringup/tools/uv")
+UV_CACHE_DIR = Path("/opt/bringup/tools/uv-cache")
+_ROOTS_UV_CACHE = Path("/root/.cache/uv")
 MARKER = ".bringup-built"
 
 
@@ -24,7 +28,8 @@ def build(request_file: Path) -> None:
     The request is a JSON file rather than options, since the address of a package index may hold a password. It holds:
     ``target``, folder of the environment; ``requirements``, file that pins every package; ``checksum``, written into the
     marker when the environment is whole; ``index_url``, ``extra_index_urls`` and ``find_links``, which go before the host's
-    own pip settings; ``torch_backend``, which of PyTorch's indexes uv uses for torch unless find-links are set, or null.
+    own pip settings; ``torch_backend``, which of PyTorch's indexes uv uses for torch, or null; unless
+    ``torch_backend_is_set`` by the user, find-links go before it.
 
     Raises:
         BringupError: the environment cannot be built; nothing is left of it.
@@ -40,6 +45,22 @@ def build(request_file: Path) -> None:
     if _read(target / MARKER) == checksum:
         say(f"{target} is built already")
         return
+    with lock():
+        if _read(target / MARKER) == checksum:  # by a run whose connection was cut, and which went on
+            return
+        _refuse_served(target)
+        _build(target, requirements, checksum, index, torch_backend, bool(request["torch_backend_is_set"]))
+
+
+def _refuse_served(target: Path) -> None:
+    """An engine that serves is not taken away from under its service."""
+    if target.exists() and f"{target}/" in main_process_command():
+        raise BringupError(f"{target} serves at this moment but is not as it was built; stop vllm.service to have it built again")
+
+
+def _build(
+    target: Path, requirements: Path, checksum: str, index: PipSettings, torch_backend: str | None, backend_is_set: bool
+) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -47,9 +68,13 @@ def build(request_file: Path) -> None:
         settings = _merge(_host_pip_settings(target), index)
         uv = _uv(settings)
         if uv is not None:
-            options = [] if torch_backend is None or settings.find_links else ["--torch-backend", torch_backend]
+            by_index = torch_backend is not None and (backend_is_set or not settings.find_links)
+            options = ["--torch-backend", str(torch_backend)] if by_index else []
             command = [str(uv), "pip", "install", "--python", str(target / "bin/python"), "--compile-bytecode", *options]
             environment = uv_environment(replace(settings, constraint=()))
+            if not _ROOTS_UV_CACHE.is_dir():
+                # gigabytes that nobody needs again; kept until the environment is whole, so that a repeated run resumes
+                environment["UV_CACHE_DIR"] = str(UV_CACHE_DIR)
         else:
             command = [str(target / "bin/python"), "-m", "pip", "install", "--progress-bar", "off"]
             environment = _pip_environment(settings)
@@ -61,6 +86,7 @@ def build(request_file: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         raise
     (target / MARKER).write_text(checksum + "\n")
+    shutil.rmtree(UV_CACHE_DIR, ignore_errors=True)
     say(f"{target} is built")
 
 

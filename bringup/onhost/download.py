@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bringup.errors import BringupError
+from bringup.onhost.lock import lock
 from bringup.onhost.say import say
 
 MARKER = ".bringup-complete"
@@ -25,6 +26,11 @@ def download(request_file: Path) -> None:
         BringupError: the download failed or a checksum is wrong; what is there stays, and a repeated run resumes.
     """
     request = json.loads(request_file.read_text())
+    with lock():
+        _download(request)
+
+
+def _download(request: dict[str, Any]) -> None:
     target = Path(request["target"])
     target.mkdir(parents=True, exist_ok=True)
     get, verify, environment = _commands(request)

@@ -4,8 +4,6 @@ A release is a folder with plan.json, vllm.yaml, environment and vllm.service. N
 the new release passed the checks that can be made beside it: the engine's own argument parser, and the port.
 """
 
-import contextlib
-import fcntl
 import json
 import pwd
 import re
@@ -14,20 +12,22 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bringup.address import url_host
 from bringup.errors import BringupError
+from bringup.onhost.content import SERVED_FILES, content_checksum
+from bringup.onhost.lock import lock
 from bringup.onhost.say import say
+from bringup.onhost.systemd import SERVICE, main_pid, read, systemctl
 
 RELEASES = Path("/opt/bringup/releases")
 CURRENT = Path("/opt/bringup/current")
 UNIT = Path("/etc/systemd/system/vllm.service")
 SMOKE_RECORD = Path("/var/lib/bringup/smoke/latest.json")
-LOCK = Path("/run/bringup.lock")
-SERVICE = "vllm.service"
+SERVED = ".served"
+"""Mark of a release that came up: the checksum of what its files said then."""
 USER = "vllm"
 KEPT_RELEASES = 5
 
@@ -41,14 +41,6 @@ args = cli.make_arg_parser(FlexibleArgumentParser()).parse_args(["--config", sys
 cli.validate_parsed_serve_args(args)
 AsyncEngineArgs.from_cli_args(args).create_engine_config()
 """
-
-
-def _systemctl(*arguments: str) -> str:
-    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
-    # reset-failed fails for a unit that is not loaded, which is as well
-    if done.returncode and arguments[0] not in ("show", "is-active", "reset-failed"):
-        raise BringupError(f"systemctl {' '.join(arguments)} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def service_log(since_unix_s: float, lines: int = 25) -> str:
@@ -76,16 +68,6 @@ def without_tracebacks(log: str) -> str:
 def last_words(text: str, lines: int = 3) -> str:
     """Reduce a program's error output to its last lines that are not blank."""
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    with LOCK.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BringupError("another run switches this host's release at this moment; wait for it to end") from error
-        yield
 
 
 class Switch:
@@ -117,9 +99,10 @@ class Switch:
         Raises:
             BringupError: the new release does not serve; the message says why and what is served now.
         """
-        with _lock():
+        with lock():
             previous = self.current()
-            was_active = _systemctl("is-active", SERVICE) == "active"
+            was_active = systemctl("is-active", SERVICE) == "active"
+            (self.release / SERVED).unlink(missing_ok=True)
             say("checking the configuration with the engine's own parser")
             self._check_configuration()
             self._check_port()
@@ -136,6 +119,7 @@ class Switch:
                     f"{error.message}{f': {cause}' if cause else ''}\n"
                     f"--- last lines of the service's log (all of it: journalctl -u {SERVICE}) ---\n{shown}\n---\n{outcome}"
                 ) from error
+            (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in SERVED_FILES) + "\n")
             SMOKE_RECORD.unlink(missing_ok=True)
             self._compare_kv_cache(started_s)
             self._prune(previous)
@@ -150,6 +134,7 @@ class Switch:
             env=environment,
             user=user.pw_uid,
             group=user.pw_gid,
+            extra_groups=[],
             cwd="/",
             capture_output=True,
             text=True,
@@ -168,7 +153,7 @@ class Switch:
         if not listeners:
             return
         pids = re.findall(r"pid=(\d+)", listeners)
-        ours = [pid for pid in pids if SERVICE in _read(Path(f"/proc/{pid}/cgroup"))]
+        ours = [pid for pid in pids if f"/{SERVICE}" in read(Path(f"/proc/{pid}/cgroup"))]
         if not pids or len(ours) < len(pids):
             names = re.findall(r'\("([^"]+)"', listeners)
             by = f"{', '.join(sorted(set(names)))} (pid {', '.join(pids)})" if pids else "a process that is not visible from here"
@@ -177,7 +162,7 @@ class Switch:
     def _activate(self) -> None:
         """Make this release the current one and restart the service."""
         release = self.release
-        self.stopped_pid = _main_pid()
+        self.stopped_pid = main_pid()
         staged = UNIT.with_suffix(".service.new")
         shutil.copyfile(release / "vllm.service", staged)
         staged.replace(UNIT)
@@ -185,20 +170,20 @@ class Switch:
         link.unlink(missing_ok=True)
         link.symlink_to(f"releases/{release.name}")
         link.replace(CURRENT)
-        _systemctl("daemon-reload")
-        _systemctl("enable", "--quiet", SERVICE)
-        _systemctl("reset-failed", SERVICE)
+        systemctl("daemon-reload")
+        systemctl("enable", "--quiet", SERVICE)
+        systemctl("reset-failed", SERVICE)
         say(f"starting release {release.name}")
-        _systemctl("restart", "--no-block", SERVICE)
+        systemctl("restart", "--no-block", SERVICE)
 
     def _wait_until_healthy(self, started_s: float) -> None:
         deadline = time.monotonic() + float(self.plan["service"]["start_timeout_s"])
         began = shown = time.monotonic()
         while time.monotonic() < deadline:
             # the server before may still answer while it stops
-            if _main_pid() not in (None, self.stopped_pid) and _healthy(self.health_url):
+            if main_pid() not in (None, self.stopped_pid) and _healthy(self.health_url):
                 return
-            properties = _systemctl("show", SERVICE, "--property=ActiveState", "--property=NRestarts")
+            properties = systemctl("show", SERVICE, "--property=ActiveState", "--property=NRestarts")
             if "ActiveState=failed" in properties or "NRestarts=0" not in properties:
                 raise BringupError(f"release {self.release.name} does not come up: the server ended while it started")
             if time.monotonic() - shown > 10:
@@ -210,14 +195,16 @@ class Switch:
     def _put_back(self, previous: str | None) -> str:
         """Serve the previous release again and say so; without one, stop and disable the service."""
         if previous is None:
-            _systemctl("disable", "--now", "--quiet", SERVICE)
-            _systemctl("reset-failed", SERVICE)
+            systemctl("disable", "--now", "--quiet", SERVICE)
+            systemctl("reset-failed", SERVICE)
             CURRENT.unlink(missing_ok=True)
             return "nothing was served before, so the service was stopped"
+        if previous == self.release.name:
+            return "it is the release that was served before, so there is none to put back; correct the cause and run again"
         say(f"putting release {previous} back")
-        before = Switch(previous)
         began_s = time.time()
         try:
+            before = Switch(previous)
             before._activate()
             before._wait_until_healthy(began_s)
         except BringupError as error:
@@ -237,22 +224,11 @@ class Switch:
                 shutil.rmtree(old)
 
 
-def _main_pid() -> str | None:
-    """Process id of the server; None while there is none."""
-    pid = _systemctl("show", SERVICE, "--property=MainPID", "--value")
-    return pid if pid not in ("", "0") else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").replace("\0", " ")
-    except OSError:
-        return ""
-
-
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+        # not through a proxy that the login's environment names
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(url, timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

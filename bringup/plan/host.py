@@ -4,8 +4,13 @@ from bringup.hardware import HostFacts
 from bringup.plan.model import Decision, Finding
 
 
-def plan_sysctls(facts: HostFacts) -> tuple[list[Decision], list[Finding]]:
-    """Decide the sysctls; those that this host's kernel does not let root set become findings for its owner."""
+def plan_sysctls(facts: HostFacts, card_node: int | None) -> tuple[list[Decision], list[Finding]]:
+    """Decide the sysctls; those that this host's kernel does not let root set become findings for its owner.
+
+    Args:
+        facts: the host.
+        card_node: NUMA node that the service is placed on; None where it is on all of them.
+    """
     wanted = [
         Decision(
             key="vm.swappiness",
@@ -14,12 +19,12 @@ def plan_sysctls(facts: HostFacts) -> tuple[list[Decision], list[Finding]]:
             source="kernel documentation (admin-guide/sysctl/vm.rst); effect on latency not measured by us",
         )
     ]
-    if len([node for node in facts.numa_nodes if node.cpus]) > 1:
+    if card_node is not None and len([node for node in facts.numa_nodes if node.cpus]) > 1:
         wanted.append(
             Decision(
                 key="kernel.numa_balancing",
                 value="0",
-                why="the service is bound to one node, so automatic page migration only costs faults",
+                why="the service's CPUs are all on one node, so automatic page migration only costs faults",
                 source="kernel documentation (admin-guide/sysctl/kernel.rst); effect on latency not measured by us",
             )
         )

@@ -62,6 +62,10 @@ class Plan(Frozen):
     profile: str
     model: str
     """Repository id; also the name that the API serves it under."""
+    gpu: str | None
+    """PCI address of the card that serves; None on the CPU."""
+    templates_checksum: str
+    api_key_fingerprint: str | None
     model_dir: str
     model_revision: str
     engine: str
@@ -81,7 +85,17 @@ class Plan(Frozen):
     def digest(self) -> str:
         """Twelve hex digits that name the release: they change exactly when what is served changes."""
         served = self.model_dump(
-            mode="json", include={"model_dir", "model_revision", "engine_dir", "vllm", "environment", "service"}
+            mode="json",
+            include={
+                "model_dir",
+                "model_revision",
+                "engine_dir",
+                "vllm",
+                "environment",
+                "service",
+                "templates_checksum",
+                "api_key_fingerprint",
+            },
         )
         return hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()[:12]
 

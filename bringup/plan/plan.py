@@ -24,25 +24,42 @@ STOP_MARGIN_S = 15
 """systemd waits this much longer than vLLM's graceful stop before it kills."""
 
 
+_HIDDEN_FROM_SERVICE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108
+"""Folders that the unit's ProtectHome and PrivateTmp hide from the service."""
+
+
 def _model_dir(model: Model, settings: Settings, revision: str) -> str:
     if isinstance(settings.model_source, HostFolderSource):
-        return settings.model_source.path
+        path = settings.model_source.path
+        if path.startswith(_HIDDEN_FROM_SERVICE):
+            raise BringupError(f"{path} lies where the service's sandbox hides it: move the model to /srv, say")
+        return path
     return f"{MODELS_DIR}/{model.id.replace('/', '--')}@{revision}"
 
 
-def _card(facts: HostFacts, catalog: Catalog) -> tuple[Gpu, GpuModel] | None:
-    """The first card that serves; None where the host has no NVIDIA card at all."""
+def _card(facts: HostFacts, catalog: Catalog) -> tuple[Gpu, GpuModel, int] | None:
+    """The card that serves, and its number as CUDA counts; None where the host has no NVIDIA card at all.
+
+    CUDA counts only the cards that its driver holds; before there is a driver, all of them may become such.
+    """
     if not facts.gpus:
         return None
-    for gpu in facts.gpus:
+    for index, gpu in enumerate([gpu for gpu in facts.gpus if gpu.driver_version] or facts.gpus):
         known = catalog.gpu(gpu.pci_id)
         if known is not None:
-            return gpu, known
+            return gpu, known, index
     ids = ", ".join(sorted({gpu.pci_id for gpu in facts.gpus}))
     raise BringupError(f"the catalog does not know this host's NVIDIA card ({ids}); add it to bringup/catalog/gpus.yaml")
 
 
-def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revision: str) -> Plan:
+def make_plan(
+    facts: HostFacts,
+    settings: Settings,
+    catalog: Catalog,
+    model_revision: str,
+    templates_checksum: str = "",
+    api_key_fingerprint: str | None = None,
+) -> Plan:
     """Plan one host.
 
     Args:
@@ -50,6 +67,8 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
         settings: what the inventory says of it; validated.
         catalog: what is known of cards, models, engines and workloads.
         model_revision: what names the model's files: the hub's commit, or the fingerprint of a folder.
+        templates_checksum: what names the templates that the release's files are rendered from.
+        api_key_fingerprint: what names the API key without giving it away; None where there is none.
 
     Raises:
         BringupError: the wish cannot be met on this host; the message says why.
@@ -76,7 +95,7 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
 
     cpus, why_cpus = serving_cpus(facts.cpu, card[0].numa_node if card else None)
     placement = Decision(key="cpu-affinity", value=format_cpu_list(cpus), why=why_cpus, source="derived (plan/placement.py)")
-    sysctls, sysctl_findings = plan_sysctls(facts)
+    sysctls, sysctl_findings = plan_sysctls(facts, card[0].numa_node if card else None)
     findings += sysctl_findings
 
     engine_dir = f"{ENGINES_DIR}/{engine.name}-{engine_checksum(engine)[:8]}"
@@ -91,6 +110,7 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
             why=f"an NVIDIA card: {card[1].name}" if card else "no NVIDIA card: vLLM's CPU backend",
             source="facts: PCI devices" if settings.engine is None else "inventory: engine",
         ),
+        Decision(key="api-key", value=api_key_fingerprint or "none", why="as set", source="inventory: api_key_file"),
         Decision(key="listen", value=f"{settings.listen_address}:{settings.port}", why="as set", source="inventory"),
     )
     vllm = {decision.key: decision.value for decision in options.decisions if decision.key != "kv-cache-space-gib"}
@@ -106,7 +126,7 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
         # without nvcc FlashInfer cannot compile its sampler (vLLM utils/flashinfer.py)
         environment |= {
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": str(facts.gpus.index(card[0])),
+            "CUDA_VISIBLE_DEVICES": str(card[2]),
             "VLLM_USE_FLASHINFER_SAMPLER": "0",
         }
     else:
@@ -115,6 +135,9 @@ def make_plan(facts: HostFacts, settings: Settings, catalog: Catalog, model_revi
     return Plan(
         profile=settings.profile,
         model=model.id,
+        gpu=card[0].pci_address if card else None,
+        templates_checksum=templates_checksum,
+        api_key_fingerprint=api_key_fingerprint,
         model_dir=model_dir,
         model_revision=model_revision,
         engine=engine.name,

@@ -17,6 +17,13 @@ def host_blockers(facts: HostFacts, now_unix_s: int) -> list[str]:
         now_unix_s: the control machine's time, in seconds since 1970.
     """
     blockers = []
+    if "pci-display" in facts.unknown:
+        blockers.append(f"its PCI devices cannot be read ({facts.unknown['pci-display']}): whether it has a card is not known")
+    if facts.foreign_unit is not None:
+        blockers.append(
+            f"it has a vllm.service that bringup did not write ({facts.foreign_unit}): "
+            "stop it and move it away, since ours has that name"
+        )
     least = _SUPPORTED.get(facts.os.id)
     try:
         version = float(facts.os.version_id or "0")
@@ -54,7 +61,7 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
         )
     branch = plan.needs.min_driver_branch
     if branch is not None:
-        versions = [gpu.driver_version for gpu in facts.gpus if gpu.driver_version]
+        versions = [gpu.driver_version for gpu in facts.gpus if gpu.driver_version and gpu.pci_address == plan.gpu]
         if "nvidia-smi" in facts.unknown:
             blockers.append(f"the NVIDIA driver does not answer: {facts.unknown['nvidia-smi']}")
         elif not versions:

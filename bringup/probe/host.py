@@ -65,7 +65,7 @@ def parse_host(text: str) -> HostFacts:
     if any(gpu.kernel_driver == "nvidia" for gpu in gpus):
         gpus = read("nvidia-smi", lambda: refine_with_nvidia_smi(gpus, body("nvidia-smi")), gpus)
     sysctls, read_only = _sysctls(body("sysctl"))
-    service_state, service_enabled = parse_service(body("service"))
+    service = parse_service(body("service"))
     return HostFacts(
         os=_operating_system(body("os-release"), body("uname")),
         init=body("init").strip() or "unknown",
@@ -91,8 +91,9 @@ def parse_host(text: str) -> HostFacts:
         engines=parse_markers(body("engines")),
         models=parse_markers(body("models")),
         served=parse_release(body("release")),
-        service_state=service_state,
-        service_enabled=service_enabled,
+        service_state=service.active,
+        service_enabled=service.enabled,
+        foreign_unit=service.foreign,
         smoke=parse_smoke(body("smoke")),
         unknown=unknown,
     )

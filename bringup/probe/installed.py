@@ -2,7 +2,7 @@
 
 import json
 
-from bringup.hardware import ServedRelease, SmokeRecord
+from bringup.hardware import Frozen, ServedRelease, SmokeRecord
 from bringup.probe.sections import key_values
 
 
@@ -13,30 +13,40 @@ def parse_markers(text: str) -> dict[str, str]:
 
 
 def parse_release(text: str) -> ServedRelease | None:
-    """Parse the link's target and, below it, the release's plan.json; None where nothing was ever deployed."""
-    link, _, plan = text.partition("\n")
+    """Parse the link's target, the checksum of what came up, and the release's plan.json; None where nothing was ever deployed."""
+    link, _, rest = text.partition("\n")
     if not link.strip():
         return None
-    digest = link.strip().rstrip("/").rsplit("/", 1)[-1]
+    content, _, plan = rest.partition("\n")
     try:
         decisions = {decision["key"]: decision["value"] for decision in json.loads(plan)["decisions"]}
-        return ServedRelease(digest=digest, decisions=decisions)
     except (ValueError, KeyError, TypeError):
-        # the release is repaired by the deploy; the digest alone decides nothing
-        return ServedRelease(digest=digest, decisions={})
+        decisions = {}  # the release is repaired by the deploy; its decisions only serve to name what changes
+    return ServedRelease(digest=link.strip().rstrip("/").rsplit("/", 1)[-1], content=content.strip(), decisions=decisions)
 
 
-def parse_service(text: str) -> tuple[str, bool]:
-    """Parse `systemctl show`: ActiveState, or ``absent`` where there is no such unit; and whether it starts at boot."""
+class ServiceState(Frozen):
+    """vllm.service as systemd has it."""
+
+    active: str
+    enabled: bool
+    foreign: str | None
+
+
+def parse_service(text: str) -> ServiceState:
+    """Parse `systemctl show`: ActiveState, or ``absent`` where there is no such unit; whether it starts at boot; whose it is."""
     values = key_values(text)
-    state = values.get("ActiveState", "absent") if values.get("LoadState") == "loaded" else "absent"
-    return state, values.get("UnitFileState") == "enabled"
+    return ServiceState(
+        active=values.get("ActiveState", "absent") if values.get("LoadState") == "loaded" else "absent",
+        enabled=values.get("UnitFileState") == "enabled",
+        foreign=values.get("Foreign"),
+    )
 
 
 def parse_smoke(text: str) -> SmokeRecord | None:
     """Reduce the newest smoke record; None where there is none or it cannot be read (then it is run again)."""
     try:
         record = json.loads(text)
-        return SmokeRecord(release=record["request"]["release"], passed=record["passed"])
+        return SmokeRecord(request=record["request"], passed=record["passed"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -32,7 +32,7 @@ for dev in /sys/bus/pci/devices/*; do
   [ "$(cat "$dev/vendor" 2>/dev/null)" = 0x10de ] || continue
   case $(cat "$dev/class" 2>/dev/null) in 0x03*) ;; *) continue ;; esac
   driver=$(readlink "$dev/driver" 2>/dev/null)
-  printf '%s %s %s %s\n' "${dev##*/}" "$(cat "$dev/device" 2>/dev/null)" "$(cat "$dev/numa_node" 2>/dev/null)" "${driver##*/}"
+  printf '%s %s %s %s\n' "${dev##*/}" "$(cat "$dev/device" 2>/dev/null)" "$(cat "$dev/numa_node" 2>/dev/null || echo -1)" "${driver##*/}"
 done
 section nvidia-smi
 timeout 15 nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version --format=csv,noheader,nounits 2>&1
@@ -51,14 +51,22 @@ for name in vm.swappiness kernel.numa_balancing; do
 done
 section engines
 for marker in /opt/bringup/engines/*/.bringup-built /opt/bringup/tools/*/.bringup-built; do
-  [ -r "$marker" ] && printf '%s %s\n' "$(basename "$(dirname "$marker")")" "$(cat "$marker")"
+  # an interpreter that a distribution upgrade took away leaves an environment that is no use
+  [ -r "$marker" ] && [ -x "${marker%/*}/bin/python" ] && printf '%s %s\n' "$(basename "${marker%/*}")" "$(cat "$marker")"
 done
 section models
 for marker in /var/lib/bringup/models/*/.bringup-complete; do
   [ -r "$marker" ] && printf '%s %s\n' "$(basename "$(dirname "$marker")")" "$(cat "$marker")"
 done
-section release; readlink /opt/bringup/current 2>/dev/null; cat /opt/bringup/current/plan.json 2>/dev/null
+section release
+if [ -L /opt/bringup/current ]; then
+  readlink /opt/bringup/current
+  cat /opt/bringup/current/.served 2>/dev/null || echo none
+  cat /opt/bringup/current/plan.json 2>/dev/null
+fi
 section service
 systemctl show vllm.service --property=LoadState --property=ActiveState --property=UnitFileState 2>/dev/null
+unit=$(systemctl show vllm.service --property=FragmentPath --value 2>/dev/null)
+[ -n "$unit" ] && ! grep -q 'Written by bringup' "$unit" 2>/dev/null && echo "Foreign=$unit"
 section smoke; cat /var/lib/bringup/smoke/latest.json 2>/dev/null
 section end

@@ -15,7 +15,7 @@ from deploys.context import Context
 from deploys.operations import hidden_file, streamed_shell
 from deploys.render import render, sha256
 
-BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "iproute2", "rsync")
+BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "iproute2", "procps", "rsync")
 
 
 @deploy("Runtime")
@@ -26,7 +26,10 @@ def runtime(context: Context) -> None:
     installed = host.get_fact(DebPackages) or {}
     if any(package not in installed for package in wanted):
         apt.update(name="Refresh the package lists")
-    apt.packages(name="Install Debian packages", packages=wanted, no_recommends=True)
+    # a machine that has just booted is often in the middle of its own upgrades
+    apt.packages(
+        name="Install Debian packages", packages=wanted, no_recommends=True, extra_install_args="-o DPkg::Lock::Timeout=300"
+    )
 
     for path in ("/opt/bringup", *(f"/opt/bringup/{name}" for name in ("bin", "lib", "engines", "tools")), "/var/lib/bringup"):
         files.directory(name=f"Make {path}", path=path, user="root", group="root", mode="755")
@@ -54,7 +57,6 @@ def environment(context: Context, target: str, requirements: str, torch_backend:
     listed = f"{target}.requirements.txt"
     request = f"{target}.build.json"
     files.put(name=f"Put the pinned list of {name}", src=StringIO(requirements), dest=listed, mode="644", create_remote_dir=False)
-    backend = settings.torch_backend or torch_backend
     content = json.dumps(
         {
             "target": target,
@@ -63,7 +65,8 @@ def environment(context: Context, target: str, requirements: str, torch_backend:
             "index_url": settings.pip_index_url,
             "extra_index_urls": settings.pip_extra_index_urls,
             "find_links": settings.pip_find_links,
-            "torch_backend": None if backend == "none" else backend,
+            "torch_backend": None if settings.torch_backend == "none" else settings.torch_backend or torch_backend,
+            "torch_backend_is_set": settings.torch_backend is not None,
         }
     )
     hidden_file(name=f"Put the build request of {name}", content=content.encode(), dest=request)

@@ -12,7 +12,6 @@ from bringup.address import url_host
 from bringup.smoke.model import AcceptanceLine, SmokeRequest
 from deploys.context import Context
 from deploys.operations import smoke_run
-from deploys.steps.service import API_KEY
 
 RECORDS = "/var/lib/bringup/smoke"
 TIMEOUT_S = 120
@@ -37,17 +36,19 @@ def smoke(context: Context, restarted: bool) -> None:
         release=plan.digest,
         host=host.name,
         profile=plan.profile,
-        api_key_file=Path(API_KEY) if settings.api_key_file else None,
+        api_key_file=Path(plan.release_dir, "api-key") if settings.api_key_file else None,
     )
     path = f"{plan.release_dir}/smoke.json"
     content = json.dumps(request.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    written = files.put(name="Write the smoke request", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
+    files.put(name="Write the smoke request", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
     record = context.facts.smoke
-    passed = record is not None and record.passed and record.release == plan.digest
-    if restarted or written.will_change or not passed or settings.smoke == "always":
+    passed = record is not None and record.passed and record.request == request.model_dump(mode="json")
+    if restarted or not passed or settings.smoke == "always":
         smoke_run(
             name="Run the smoke benchmark",
-            command="PYTHONPATH=/opt/bringup/lib/bringup.zip /opt/bringup/tools/smoke/bin/python -m bringup.smoke "
+            # without the record of an earlier run, which must not be taken for this one's
+            command=f"rm -f {RECORDS}/latest.json; PYTHONPATH=/opt/bringup/lib/bringup.zip "
+            "/opt/bringup/tools/smoke/bin/python -m bringup.smoke "
             f"{path} --record-dir {RECORDS}",
             record=f"{RECORDS}/latest.json",
             reports_dir=str(Path(settings.reports_dir) / host.name.replace("/", "_")),

@@ -1,3 +1,4 @@
-"""Settings of the group `fleet`; they go before those of prod.py."""
+"""Settings of the group `fleet`."""
 
+# what the hosts are for; decides context length, concurrency and the acceptance lines
 profile = "concurrent"

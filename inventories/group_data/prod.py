@@ -1,7 +1,7 @@
-"""Settings of every host in inventories/prod.py (the file's name is a group too). The README lists all names."""
+"""Settings of every host in inventories/prod.py (the file's name is a group too). The README lists all names.
 
-# what the hosts are for; decides context length, concurrency and the acceptance lines
-profile = "interactive"
+A name stands either here or in a list's own file: pyinfra lets this file win. A single host's data, in prod.py, wins over both.
+"""
 
 # the weights, pinned to the revision in bringup/catalog/models.yaml
 model = "Qwen/Qwen3-4B-Instruct-2507"

@@ -53,8 +53,8 @@ def test_unfit_host_is_refused_before_anything_is_done(deployment: Deployment, p
     before = deployment.file_system("lab2")
     run = deployment.deploy(limit="lab2", check=False)
     assert run.returncode == 1
-    assert f"Preflight | refused: {reason}" in run.stderr.replace("lab2", "") or reason in run.stderr
-    assert "[lab2] Preflight" in run.stderr.splitlines()[-1]
+    assert run.stderr.splitlines()[-1].startswith("    [lab2] Preflight | refused: ")
+    assert reason in run.stderr.splitlines()[-1]
     assert deployment.file_system("lab2") == before
     assert deployment.diff(limit="lab2").returncode == 1
     deployment.ssh(undo, "lab2")
@@ -102,7 +102,7 @@ def test_drift_is_named_and_repaired(deployment: Deployment) -> None:
     found = deployment.diff()
     assert found.returncode == 2
     assert "Write vllm.yaml of release" in found.stdout
-    assert "vllm.yaml differs" in found.stdout
+    assert "vllm.yaml differs" in found.stdout.replace("\n", "")
     assert "- max-num-seqs: 2" in found.stderr
     deployment.deploy()
     assert "max-num-seqs: 4" in deployment.ssh("cat /opt/bringup/current/vllm.yaml")
@@ -132,17 +132,16 @@ def test_release_that_does_not_come_up_is_taken_back(deployment: Deployment) -> 
     assert "--- last lines of the service's log" in run.stderr
     assert "which was served before, is served again" in run.stderr
     assert deployment.served_models() == [MODEL]
-    assert deployment.diff().returncode in (0, 2)  # the smoke benchmark is due again, nothing else
-    assert changed(deployment.deploy("--json")) in ([], ["Smoke | Run the smoke benchmark"])
+    assert deployment.diff().returncode == 0
 
 
 def test_taken_port_is_refused(deployment: Deployment) -> None:
     pid = deployment.main_pid()
     with socket.create_server(("127.0.0.1", 0)) as other:
-        run = deployment.deploy(check=False, port=other.getsockname()[1])
+        port = other.getsockname()[1]
+        run = deployment.deploy(check=False, port=port)
     assert run.returncode == 1
-    assert f"port {other.getsockname()[1] if other.fileno() > 0 else ''}".strip() in run.stderr
-    assert "is taken by" in run.stderr
+    assert f"port {port} is taken by" in run.stderr
     assert deployment.main_pid() == pid
 
 
@@ -207,21 +206,24 @@ def test_unfit_and_unreachable_hosts_fail_alone(deployment: Deployment, project:
 def test_api_key_guards_the_api_and_shows_nowhere(deployment: Deployment, tmp_path: Path) -> None:
     key = "sk-lab-0123456789abcdef"
     (tmp_path / "key").write_text(f"{key}\n")
-    preview = deployment.dry_run("--diff", "--json", api_key_file=str(tmp_path / "key"))
-    run = deployment.deploy("--diff", "-vv", api_key_file=str(tmp_path / "key"))
-    assert "the API key changed" in run.stderr
+    # as the user with sudo, through whose own files pyinfra uploads
+    settings = {"api_key_file": str(tmp_path / "key"), "ssh_user": "admin"}
+    preview = deployment.dry_run("--diff", "--json", **settings)
+    run = deployment.deploy("--diff", "-vv", **settings)
+    assert "(api-key none → " in run.stderr
     assert f"PASS  {MODEL}" in run.stderr
     with pytest.raises(urllib.error.HTTPError, match="401"):
         deployment.served_models()
     record = sorted((deployment.reports / "lab1").glob("*.json"))[-1].read_text()
     on_host = deployment.ssh(
-        "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --no-pager; grep -rl sk-lab- /opt/bringup /etc/systemd || true"
+        "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --no-pager; "
+        "grep -r sk-lab- /opt/bringup/releases/*/*.* /etc/systemd /tmp || true"
     )
     for text in (preview.stdout, preview.stderr, run.stdout, run.stderr, record, on_host):
         assert key not in text
-    rights = deployment.ssh("stat -c '%a %U:%G' /etc/bringup/vllm.secrets /etc/bringup/api-key").split("\n")
+    rights = deployment.ssh("cd /opt/bringup/current && stat -c '%a %U:%G' secrets api-key").split("\n")
     assert rights[:2] == ["640 root:vllm", "600 root:root"]
-    assert changed(deployment.deploy("--json", api_key_file=str(tmp_path / "key"))) == []
+    assert changed(deployment.deploy("--json", **settings)) == []
 
 
 @pytest.mark.parametrize(

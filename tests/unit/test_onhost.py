@@ -87,6 +87,8 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setattr(builder, "UV_DIR", tmp_path / "tools/uv")
+    monkeypatch.setattr(builder, "UV_CACHE_DIR", tmp_path / "tools/uv-cache")
+    monkeypatch.setattr("bringup.onhost.lock.LOCK", tmp_path / "lock")
     return empty
 
 
@@ -102,6 +104,7 @@ def request(folder: Path, requirement: str, index: Path, wheels: Path, **changes
         "extra_index_urls": [],
         "find_links": [str(wheels)],
         "torch_backend": "cpu",
+        "torch_backend_is_set": False,
     }
     file.write_text(json.dumps(content | changes))
     return file

@@ -43,6 +43,13 @@ def test_good_data_gives_settings() -> None:
     assert settings.pip_find_links == ("/wheels",)
 
 
+def test_password_in_an_address_is_refused_and_not_repeated() -> None:
+    source = {"kind": "hub", "endpoint": "https://user:s3cret@mirror.example.org"}
+    (problem,) = problems_with({"model_source": source}, CATALOG)
+    assert "model_source.endpoint" in problem
+    assert "s3cret" not in problem
+
+
 def test_names_of_others_pass() -> None:
     data = {"ssh_user": "root", "ssh_port": 22, "_sudo": True, "x_rack": 7}
     assert check_inventory({"gpu1": data}, CATALOG, also_known=["ssh_user", "ssh_port"])["gpu1"] == Settings()
@@ -56,6 +63,11 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "model-name": ({"model": "Qwen/Qwen3-4B-Instruct"}, ("unknown model", "did you mean Qwen/Qwen3-4B-Instruct-2507?")),
     "engine-name": ({"engine": "vllm-0.33.0"}, ("unknown engine 'vllm-0.33.0'", "vllm-0.33.0-cuda")),
     "port-type": ({"port": "http"}, ("port", "integer", "'http'")),
+    "port-of-root": ({"port": 80}, ("port", "1024", "80")),
+    "revision-shell": ({"model_source": {"kind": "hub", "revision": "a; touch /x"}}, ("model_source.revision", "a; touch /x")),
+    "revision-nested": ({"model_source": {"kind": "hub", "revision": "refs/pr/1"}}, ("model_source.revision", "refs/pr/1")),
+    "acceptance-infinite": ({"acceptance": {"e2e_p90_ms": float("inf")}}, ("acceptance.e2e_p90_ms", "finite")),
+    "torch-backend": ({"torch_backend": "cuda"}, ("torch_backend", "'cuda'")),
     "port-range": ({"port": 70000}, ("port", "65535", "70000")),
     "profile-type": ({"profile": 7}, ("profile", "string", "7")),
     "smoke-choice": ({"smoke": "no"}, ("smoke", "'auto', 'always' or 'never'", "'no'")),

@@ -1,0 +1,165 @@
+"""Switching a host's release, with systemd and the server replaced: the files, the order, and every way back.
+
+The same switch with the real ones is in tests/lab/test_deploy.py.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bringup.errors import BringupError
+from bringup.onhost import lock, release
+from bringup.onhost.content import SERVED_FILES, content_checksum
+
+
+class Host:
+    """A host's files below a folder, and a systemd that starts a server of the unit's release, unless it is to fail."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.failing: set[str] = set()
+        self.pid = 100
+        self.state = "inactive"
+        self.calls: list[str] = []
+
+    def add(self, digest: str, text: str = "port: 1") -> Path:
+        folder = self.root / "releases" / digest
+        folder.mkdir(parents=True)
+        for name in SERVED_FILES:
+            (folder / name).write_text(f"# comment\n{digest} {text}\n")
+        plan = {
+            "vllm": {"host": "127.0.0.1", "port": 8000},
+            "service": {"start_timeout_s": 5, "parser_module": "none"},
+            "predicted_kv_cache_tokens": 1,
+        }
+        (folder / "plan.json").write_text(json.dumps(plan))
+        return folder
+
+    def systemctl(self, *words: str) -> str:
+        self.calls.append(words[0])
+        if words[0] == "restart":
+            self.pid += 1
+            started = (self.root / "vllm.service").read_text().split()[2]
+            self.state = "failed" if started in self.failing else "active"
+        if words[0] == "disable":
+            self.state = "inactive"
+        if words[0] == "is-active":
+            return self.state
+        if "--property=MainPID" in words:
+            return str(self.pid) if self.state == "active" else "0"
+        return f"ActiveState={self.state}\nNRestarts=0"
+
+    def served(self) -> str | None:
+        """Digest that the unit starts, as long as it runs."""
+        return (self.root / "vllm.service").read_text().split()[2] if self.state == "active" else None
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host(tmp_path)
+    for name, path in {"RELEASES": "releases", "CURRENT": "current", "UNIT": "vllm.service", "SMOKE_RECORD": "latest.json"}.items():
+        monkeypatch.setattr(release, name, tmp_path / path)
+    monkeypatch.setattr(lock, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(release, "systemctl", host.systemctl)
+    monkeypatch.setattr(
+        release, "main_pid", lambda: host.systemctl("show", "--property=MainPID") if host.state == "active" else None
+    )
+    monkeypatch.setattr(release, "_healthy", lambda url: host.state == "active")
+    monkeypatch.setattr(release, "service_log", lambda since, lines=25: "(Worker pid=1) ERROR [x.py:1] ValueError: no such weights")
+    monkeypatch.setattr(release.Switch, "_check_configuration", lambda self: None)
+    monkeypatch.setattr(release.Switch, "_check_port", lambda self: None)
+    return host
+
+
+def switch(digest: str) -> None:
+    release.Switch(digest).run()
+
+
+def test_release_that_comes_up_is_marked_and_due_for_its_smoke_run(host: Host) -> None:
+    folder = host.add("new")
+    (host.root / "latest.json").write_text("{}")
+    switch("new")
+    assert host.served() == "new"
+    assert release.Switch.current() == "new"
+    texts = [(folder / name).read_text() for name in SERVED_FILES]
+    assert (folder / ".served").read_text().strip() == content_checksum(texts)
+    assert not (host.root / "latest.json").exists()
+
+
+def test_mark_ignores_comments_and_nothing_else(host: Host) -> None:
+    assert content_checksum(["# a\nx: 1", "y"]) == content_checksum(["x: 1\n# b", "y"])
+    assert len({content_checksum(texts) for texts in (["x: 1", "y"], ["x: 2", "y"], ["x: 1y"], ["y", "x: 1"])}) == 4
+
+
+def test_release_that_fails_gives_way_to_the_one_before(host: Host) -> None:
+    host.add("old")
+    host.add("new")
+    switch("old")
+    host.failing.add("new")
+    with pytest.raises(BringupError, match=r"(?s)new does not come up.*ValueError: no such weights.*release old.* is served again"):
+        switch("new")
+    assert host.served() == "old"
+    assert release.Switch.current() == "old"
+    assert not (host.root / "releases/new/.served").exists()
+
+
+def damage_plan(host: Host) -> None:
+    (host.root / "releases/old/plan.json").write_text("{")
+
+
+def break_old(host: Host) -> None:
+    host.failing.add("old")
+
+
+@pytest.mark.parametrize("damage", [damage_plan, break_old])
+def test_cause_is_told_when_the_way_back_is_broken_too(host: Host, damage: Callable[[Host], None]) -> None:
+    host.add("old")
+    host.add("new")
+    switch("old")
+    host.failing.add("new")
+    damage(host)
+    with pytest.raises(BringupError, match=r"(?s)new does not come up.*no such weights.*release old does not come up again"):
+        switch("new")
+
+
+def test_repair_in_place_that_fails_does_not_pretend_to_go_back(host: Host) -> None:
+    host.add("same")
+    switch("same")
+    host.failing.add("same")
+    with pytest.raises(BringupError, match="there is none to put back"):
+        switch("same")
+    assert not (host.root / "releases/same/.served").exists(), "the next run must see that a start is due"
+
+
+def test_first_release_that_fails_is_stopped(host: Host) -> None:
+    host.add("first")
+    host.failing.add("first")
+    with pytest.raises(BringupError, match="nothing was served before, so the service was stopped"):
+        switch("first")
+    assert host.state == "inactive"
+    assert release.Switch.current() is None
+
+
+def test_second_run_is_refused_while_the_first_is_at_work(host: Host) -> None:
+    host.add("new")
+    with lock.lock(), pytest.raises(BringupError, match="another run is at work"):
+        switch("new")
+    assert host.calls == []
+
+
+def test_health_is_asked_directly_whatever_proxy_the_login_names(tmp_path: Path) -> None:
+    code = (
+        "import http.server, threading; from bringup.onhost.release import _healthy\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+        "    def log_message(self, *words): pass\n"
+        "server = http.server.HTTPServer(('127.0.0.1', 0), H); threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "print(_healthy(f'http://127.0.0.1:{server.server_port}/health'))\n"
+    )
+    environment = {"http_proxy": "http://127.0.0.1:9", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
