@@ -1,52 +1,15 @@
 """Memory modules from SMBIOS: `dmidecode -t 17` (or more types) → `MemoryFacts`.
 
 Firmware says where a module sits in whatever words its vendor likes. `_RULES` lists the spellings that tell the channel; where
-none fits, the channels are inferred from the kind of machine or left unknown, and `MemoryFacts` says which of the two.
+none fits, the channels are inferred from the kind of machine or left unknown, and the facts say which of the two.
 """
 
 import re
 from collections import Counter
 
-from bringup.hardware import Frozen
+from bringup.hardware import MemoryFacts, MemoryModule
 
 _BYTES_PER_CHANNEL = 8  # a channel, as users count them, is 64 bits wide; DDR5 splits it into two subchannels of 32
-
-
-class MemoryModule(Frozen):
-    """One populated slot, or one soldered package."""
-
-    locator: str
-    bank: str
-    size_mib: int
-    type: str | None
-    """``DDR5``, ``LPDDR5``…; None where the firmware does not tell."""
-    rated_mt_s: int | None
-    configured_mt_s: int | None
-    data_width_bits: int | None
-    total_width_bits: int | None
-    """Wider than the data by the bits of error correction."""
-
-
-class MemoryFacts(Frozen):
-    """The machine's main memory as its firmware describes it."""
-
-    modules: tuple[MemoryModule, ...]
-    empty_slots: int
-    type: str | None
-    rated_mt_s: int | None
-    """Of the slowest module; the firmware's figure, which for a kit with XMP or EXPO is often the plain JEDEC speed."""
-    configured_mt_s: int | None
-    """What the slowest module runs at."""
-    channels: int | None
-    """Populated 64-bit channels, all sockets together; None where it cannot be told or inferred."""
-    channels_inferred: bool
-    """True where the channels come from the kind of machine and not from the names of the slots."""
-    channels_reason: str
-    """How the channels were found, or why not."""
-    total_gib: float
-    bandwidth_gb_s: float | None
-    """Theoretical: channels × 8 bytes × configured MT/s."""
-    ecc: bool | None
 
 
 # (what it is, pattern over "bank | locator"); the groups together name the channel

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from bringup.hardware import Cpu, Disk, Gpu, HostFacts, Memory, NumaNode, OperatingSystem, RootAccess
+from bringup.hardware import Cpu, Disk, Gpu, HostFacts, Memory, MemoryFacts, NumaNode, OperatingSystem, RootAccess
 from bringup.probe.cpu import parse_cpu, parse_numa
+from bringup.probe.dmidecode import parse_memory
 from bringup.probe.gpu import parse_pci_displays, refine_with_nvidia_smi
 from bringup.probe.installed import parse_markers, parse_release, parse_service, parse_smoke
 from bringup.probe.memory import parse_memory_use
@@ -23,6 +24,12 @@ def _operating_system(os_release: str, uname: str) -> OperatingSystem:
         kernel=words[0] if words else "unknown",
         architecture=words[-1] if words else "unknown",
     )
+
+
+def _modules(text: str) -> MemoryFacts | None:
+    if text.startswith("dmidecode "):  # the probe's own words for why there is nothing
+        raise ValueError(text.splitlines()[0])
+    return parse_memory(text)
 
 
 def _disks(text: str) -> tuple[Disk, ...]:
@@ -59,6 +66,7 @@ def parse_host(text: str) -> HostFacts:
 
     identity = key_values(body("identity"))
     no_gpus: tuple[Gpu, ...] = ()
+    no_modules: MemoryFacts | None = None
     no_nodes: tuple[NumaNode, ...] = ()
     no_disks: tuple[Disk, ...] = ()
     gpus = read("pci-display", lambda: parse_pci_displays(body("pci-display")), no_gpus)
@@ -84,6 +92,7 @@ def parse_host(text: str) -> HostFacts:
             Memory(total_mib=0, available_mib=0),
         ),
         numa_nodes=read("numa", lambda: parse_numa(body("numa")), no_nodes),
+        memory_modules=read("dmidecode", lambda: _modules(body("dmidecode")), no_modules),
         gpus=gpus,
         disks=read("disk", lambda: _disks(body("disk")), no_disks),
         sysctls=sysctls,

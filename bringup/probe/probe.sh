@@ -22,6 +22,10 @@ section cgroup-memory; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memor
 section cpu-model; grep -m1 '^model name' /proc/cpuinfo 2>/dev/null
 section cpu-allowed; grep '^Cpus_allowed_list' /proc/self/status 2>/dev/null
 section lscpu; lscpu -p=CPU,CORE,SOCKET,NODE 2>/dev/null
+section dmidecode
+if ! command -v dmidecode >/dev/null; then echo "dmidecode is not installed"
+elif [ "$root" = none ]; then echo "dmidecode needs root's rights"
+else $asroot dmidecode -t 4 -t 17 2>&1; fi
 section numa
 for node in /sys/devices/system/node/node[0-9]*; do
   [ -d "$node" ] || continue

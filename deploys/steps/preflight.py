@@ -16,6 +16,6 @@ def preflight(context: Context) -> None:
         # a failing command is how pyinfra drops one host; an exception would end the run for all
         server.shell(name=f"refused: {reason}", commands=[f"echo {shlex.quote(reason)} >&2; exit 1"])
     for section, reason in context.facts.unknown.items():
-        host.log(f"warning: {section} could not be read on this host, so nothing is decided from it: {reason}", logger.warning)
+        host.log(f"note: {section} could not be read, so nothing is decided from it: {reason}", logger.info)
     for finding in context.plan.findings if context.plan else ():
         host.log(f"{finding.level}: {finding.text}", logger.warning if finding.level != "note" else logger.info)
