@@ -173,6 +173,8 @@ class HostFacts(Frozen):
     served: ServedRelease | None = None
     service_state: str = "absent"
     """systemd's ActiveState of vllm.service, or ``absent``."""
+    service_user_home: str | None = None
+    """Home of the user vllm; None where there is no such user."""
     foreign_unit: str | None = None
     """Path of a vllm.service that bringup did not write."""
     service_enabled: bool = False

@@ -2,6 +2,7 @@
 
 from bringup.hardware import HostFacts
 from bringup.plan.model import Plan
+from bringup.plan.plan import HOME_DIR
 
 _SUPPORTED = {"debian": 12.0, "ubuntu": 24.04}
 """Distribution to the oldest release whose own Python (3.11 or newer) vLLM runs on."""
@@ -23,6 +24,11 @@ def host_blockers(facts: HostFacts, now_unix_s: int) -> list[str]:
         blockers.append(
             f"it has a vllm.service that bringup did not write ({facts.foreign_unit}): "
             "stop it and move it away, since ours has that name"
+        )
+    if facts.service_user_home not in (None, HOME_DIR):
+        blockers.append(
+            f"it has a user vllm whose home is {facts.service_user_home}, which bringup did not make: rename that user, "
+            "since ours has that name"
         )
     least = _SUPPORTED.get(facts.os.id)
     try:

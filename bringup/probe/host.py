@@ -7,7 +7,7 @@ from bringup.hardware import Cpu, Disk, Gpu, HostFacts, Memory, MemoryFacts, Num
 from bringup.probe.cpu import parse_cpu, parse_numa
 from bringup.probe.dmidecode import parse_memory
 from bringup.probe.gpu import parse_pci_displays, refine_with_nvidia_smi
-from bringup.probe.installed import parse_markers, parse_release, parse_service, parse_smoke
+from bringup.probe.installed import parse_home, parse_markers, parse_release, parse_service, parse_smoke
 from bringup.probe.memory import parse_memory_use
 from bringup.probe.sections import key_values, split_sections
 
@@ -66,6 +66,7 @@ def parse_host(text: str) -> HostFacts:
 
     identity = key_values(body("identity"))
     no_gpus: tuple[Gpu, ...] = ()
+    no_home: str | None = None
     no_modules: MemoryFacts | None = None
     no_nodes: tuple[NumaNode, ...] = ()
     no_disks: tuple[Disk, ...] = ()
@@ -100,6 +101,7 @@ def parse_host(text: str) -> HostFacts:
         engines=parse_markers(body("engines")),
         models=parse_markers(body("models")),
         served=parse_release(body("release")),
+        service_user_home=read("service-user", lambda: parse_home(body("service-user")), no_home),
         service_state=service.active,
         service_enabled=service.enabled,
         foreign_unit=service.foreign,

@@ -43,6 +43,20 @@ def parse_service(text: str) -> ServiceState:
     )
 
 
+def parse_home(text: str) -> str | None:
+    """Parse a line of /etc/passwd: the user's home; None where there is no such user.
+
+    Raises:
+        ValueError: it is not such a line.
+    """
+    if not text.strip():
+        return None
+    fields = text.strip().splitlines()[0].split(":")
+    if len(fields) != 7:
+        raise ValueError(f"not a line of /etc/passwd: {text.splitlines()[0]!r}")
+    return fields[5]
+
+
 def parse_smoke(text: str) -> SmokeRecord | None:
     """Reduce the newest smoke record; None where there is none or it cannot be read (then it is run again)."""
     try:

@@ -72,5 +72,6 @@ section service
 systemctl show vllm.service --property=LoadState --property=ActiveState --property=UnitFileState 2>/dev/null
 unit=$(systemctl show vllm.service --property=FragmentPath --value 2>/dev/null)
 [ -n "$unit" ] && ! grep -q 'Written by bringup' "$unit" 2>/dev/null && echo "Foreign=$unit"
+section service-user; getent passwd vllm 2>/dev/null
 section smoke; cat /var/lib/bringup/smoke/latest.json 2>/dev/null
 section end

@@ -41,6 +41,7 @@ FIT = {
     "debian-12": system(id="debian", version_id="12"),
     "debian-13": system(id="debian", version_id="13"),
     "sudo": {"root_access": "sudo", "login_user": "ops"},
+    "our-own-user": {"service_user_home": "/var/lib/bringup/home"},
     "clock-300-s-ahead": {"clock_unix_s": NOW_UNIX_S + 300},
     "clock-300-s-behind": {"clock_unix_s": NOW_UNIX_S - 300},
 }
@@ -63,6 +64,9 @@ UNFIT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "clock-behind": ({"clock_unix_s": NOW_UNIX_S - 301}, ("301 s behind", "timedatectl set-ntp true")),
     "clock-ahead": ({"clock_unix_s": NOW_UNIX_S + 301}, ("301 s ahead", "timedatectl set-ntp true")),
     "clock-unknown": ({"clock_unix_s": 0}, ("clock",)),
+    "user-of-somebody-else": ({"service_user_home": "/home/vllm"}, ("user vllm", "/home/vllm", "rename")),
+    "unit-of-somebody-else": ({"foreign_unit": "/lib/systemd/system/vllm.service"}, ("vllm.service", "move it away")),
+    "devices-unreadable": ({"unknown": {"pci-display": "not a PCI display controller"}}, ("PCI devices cannot be read",)),
 }
 
 

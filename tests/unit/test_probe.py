@@ -186,6 +186,12 @@ def test_memory_modules_of_the_recording() -> None:
     assert (memory.channels, memory.configured_mt_s, memory.bandwidth_gb_s, memory.total_gib) == (2, 6000, 96.0, 64)
 
 
+def test_user_and_unit_of_somebody_else() -> None:
+    text = with_body("service-user", "vllm:x:998:998::/home/vllm:/bin/bash")
+    facts = parse_host(with_body("service", "LoadState=loaded\nActiveState=active\nForeign=/etc/systemd/system/vllm.service", text))
+    assert (facts.service_user_home, facts.foreign_unit) == ("/home/vllm", "/etc/systemd/system/vllm.service")
+
+
 @pytest.mark.parametrize("words", ["dmidecode is not installed", "dmidecode needs root's rights"])
 def test_missing_dmidecode_is_a_reason(words: str) -> None:
     facts = parse_host(with_body("dmidecode", words))
