@@ -106,7 +106,8 @@ def gpu_options(gpu: GpuModel, engine: Engine, model: Model, profile: Profile, o
         Decision(
             key="gpu-memory-utilization",
             value=utilization,
-            why=f"{utilization:g} of the {gpu.cuda_visible_mib} MiB that CUDA sees; CUDA graphs and the desktop live outside of it",
+            why=f"{utilization:g} of the {gpu.cuda_visible_mib} MiB that CUDA sees; the rest stays for the desktop "
+            "and for what vLLM uses beyond it",
             source="the advice; vLLM 0.24.0 used 0.6 to 1.0 GiB beyond its budget on 2026-11-24",
         ),
         _context(profile.context_wanted, model, tokens),
