@@ -18,11 +18,16 @@ class FolderManifest(Frozen):
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that name exactly these files."""
-        return hashlib.sha256(self.checksums().encode()).hexdigest()[:12]
+        return fingerprint(self.checksums())
 
     def checksums(self) -> str:
         """Return the list as `sha256sum --check` reads it."""
         return "".join(f"{digest}  {name}\n" for name, digest in sorted(self.sha256_of.items()))
+
+
+def fingerprint(checksums: str) -> str:
+    """Name the files of a checksum list by twelve hex digits."""
+    return hashlib.sha256(checksums.encode()).hexdigest()[:12]
 
 
 def read_folder(path: str) -> FolderManifest:

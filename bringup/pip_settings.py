@@ -88,6 +88,16 @@ def uv_environment(settings: PipSettings) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value}
 
 
+def pip_environment(settings: PipSettings) -> dict[str, str]:
+    """The environment with which pip looks for packages where these settings say, whatever its own files say."""
+    variables = {
+        "PIP_INDEX_URL": settings.index_url,
+        "PIP_EXTRA_INDEX_URL": " ".join(settings.extra_index_urls),
+        "PIP_FIND_LINKS": " ".join(settings.find_links),
+    }
+    return {name: value for name, value in variables.items() if value}
+
+
 def pip_conf(settings: PipSettings) -> str:
     """The settings as the text of a pip.conf; empty when nothing is set."""
     options = {

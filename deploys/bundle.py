@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -9,6 +10,7 @@ _ON_HOST = ("__init__.py", "address.py", "errors.py", "pip_settings.py", "onhost
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
+@lru_cache(maxsize=1)
 def host_bundle() -> bytes:
     """Return a zip of the package's files that hosts need; equal sources give equal bytes, so that a second run changes nothing."""
     buffer = io.BytesIO()

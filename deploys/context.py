@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -33,6 +33,7 @@ from facts.host import HostProbe
 class Context:
     """One host's settings, facts and plan; `plan` is None where the host is refused before one can be made."""
 
+    catalog: Catalog
     settings: Settings
     facts: HostFacts
     plan: Plan | None
@@ -40,6 +41,7 @@ class Context:
     """The files of a model that is copied from the control machine."""
     blockers: tuple[str, ...]
     """Why this host cannot be deployed to; the others go on."""
+    api_key: str | None = field(repr=False)
 
     @property
     def rights(self) -> dict[str, Any]:
@@ -73,13 +75,13 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
     try:
         settings_of = check_inventory({host.name: host.data.dict() for host in inventory}, _catalog(), connectors)
         for settings in settings_of.values():
-            api_key(settings)
+            _read_api_key(settings)
     except BringupError as error:
         raise InventoryError(error.message) from None
     return settings_of
 
 
-def api_key(settings: Settings) -> str | None:
+def _read_api_key(settings: Settings) -> str | None:
     """Read the API key from its file on the control machine; None where none is set.
 
     Raises:
@@ -110,6 +112,7 @@ def prepare(host: Host, inventory: Inventory) -> Context:
         InventoryError: something in the inventory is wrong; no host is touched.
         GreenletExit: this host could not be looked at; the others go on.
     """
+    catalog = _catalog()
     settings = _settings_of_all(inventory)[host.name]
     facts = host.get_fact(HostProbe)
     if facts is None:
@@ -118,7 +121,9 @@ def prepare(host: Host, inventory: Inventory) -> Context:
     blockers = host_blockers(facts, int(time.time()))
     manifest = None
     plan = None
+    api_key = None
     try:
+        api_key = _read_api_key(settings)
         source = settings.model_source
         if isinstance(source, ControlFolderSource):
             if shutil.which("rsync") is None:
@@ -127,14 +132,21 @@ def prepare(host: Host, inventory: Inventory) -> Context:
             manifest = read_folder(source.path)
             revision = manifest.fingerprint
         elif isinstance(source, HubSource):
-            revision = source.revision or _catalog().model(settings.model).revision or ""
+            revision = source.revision or catalog.model(settings.model).revision or ""
         else:
             revision = "in-place"
             if not host.get_fact(File, path=f"{source.path}/config.json", _sudo=facts.root_access == "sudo"):
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
-        key = api_key(settings)
-        plan = make_plan(facts, settings, _catalog(), revision, templates_checksum(), _fingerprint(key) if key else None)
+        plan = make_plan(facts, settings, catalog, revision, templates_checksum(), _fingerprint(api_key) if api_key else None)
         blockers += plan_blockers(facts, plan)
     except BringupError as error:
         blockers.append(error.message)
-    return Context(settings=settings, facts=facts, plan=plan, manifest=manifest, blockers=tuple(blockers))
+    return Context(
+        catalog=catalog,
+        settings=settings,
+        facts=facts,
+        plan=plan,
+        manifest=manifest,
+        blockers=tuple(blockers),
+        api_key=api_key,
+    )

@@ -16,6 +16,7 @@ from pyinfra.operations.util import files as file_utils
 from rich.console import Console
 
 from bringup.errors import BringupError
+from bringup.model_folder import fingerprint
 from bringup.report.load import read_record
 from bringup.report.text import render
 
@@ -106,7 +107,6 @@ def model_folder(src: str, dest: str, checksums: str) -> Generator[Any]:
 
         model_folder(name="Copy the model", src="/models/qwen", dest="/var/lib/bringup/models/qwen@1f2e", checksums="…")
     """
-    fingerprint = hashlib.sha256(checksums.encode()).hexdigest()[:12]
     # -L: the files behind links, since a hub's cache consists of links out of the folder. Hidden files are not part of the model,
     # and of those on the host only our own stay (not the half of a file that a killed rsync leaves).
     flags = ["-rLt", "--chmod=D755,F644", "--partial", "--delete", "--filter=H_.*", "--filter=P_.bringup-*", "--info=name1"]
@@ -114,7 +114,7 @@ def model_folder(src: str, dest: str, checksums: str) -> Generator[Any]:
     yield _ShownRsync(shlex.quote(f"{src.rstrip('/')}/"), shlex.quote(f"{dest}/"), flags)
     yield FileUploadCommand(io.StringIO(checksums), f"{dest}/.bringup-sha256")
     yield StringCommand(
-        f"cd {shlex.quote(dest)} && sha256sum --check --quiet .bringup-sha256 && echo {fingerprint} > .bringup-complete"
+        f"cd {shlex.quote(dest)} && sha256sum --check --quiet .bringup-sha256 && echo {fingerprint(checksums)} > .bringup-complete"
     )
 
 

@@ -13,7 +13,7 @@ from bringup.errors import BringupError
 from bringup.onhost.lock import lock
 from bringup.onhost.say import say
 from bringup.onhost.systemd import main_process_command
-from bringup.pip_settings import PipSettings, parse_pip_config, uv_environment
+from bringup.pip_settings import PipSettings, parse_pip_config, pip_environment, uv_environment
 
 UV_VERSION = "0.13.9"
 UV_DIR = Path("/opt/bringup/tools/uv")
@@ -77,7 +77,7 @@ def _build(
                 environment["UV_CACHE_DIR"] = str(UV_CACHE_DIR)
         else:
             command = [str(target / "bin/python"), "-m", "pip", "install", "--progress-bar", "off"]
-            environment = _pip_environment(settings)
+            environment = pip_environment(settings)
             if torch_backend is not None and not settings.find_links and not settings.extra_index_urls:
                 say("pip does not know PyTorch's own indexes: if torch is not found, name one in pip_extra_index_urls")
         say(f"installing {_count(requirements)} packages into {target}")
@@ -99,7 +99,7 @@ def _uv(settings: PipSettings) -> Path | None:
         _run(["python3", "-m", "venv", str(UV_DIR)], {}, "uv's environment cannot be made")
         python = str(UV_DIR / "bin/python")
         command = [python, "-m", "pip", "install", "-qq", f"uv=={UV_VERSION}"]
-        _run(command, _pip_environment(settings), "uv cannot be installed")
+        _run(command, pip_environment(settings), "uv cannot be installed")
     except BringupError as error:
         shutil.rmtree(UV_DIR, ignore_errors=True)
         say(f"going on with pip, which is slower: {error.message}")
@@ -125,15 +125,6 @@ def _merge(own: PipSettings, index: PipSettings) -> PipSettings:
         extra_index_urls=index.extra_index_urls or own.extra_index_urls,
         find_links=index.find_links or own.find_links,
     )
-
-
-def _pip_environment(settings: PipSettings) -> dict[str, str]:
-    variables = {
-        "PIP_INDEX_URL": settings.index_url,
-        "PIP_EXTRA_INDEX_URL": " ".join(settings.extra_index_urls),
-        "PIP_FIND_LINKS": " ".join(settings.find_links),
-    }
-    return {name: value for name, value in variables.items() if value}
 
 
 def _count(requirements: Path) -> int:

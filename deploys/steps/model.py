@@ -6,7 +6,6 @@ from io import StringIO
 from pyinfra.api import deploy
 from pyinfra.operations import files
 
-from bringup.catalog import load_catalog
 from bringup.catalog.loader import tool_requirements
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource
 from deploys.context import Context
@@ -52,7 +51,7 @@ def _download(context: Context, source: HubSource) -> None:
         "revision": plan.model_revision,
         "endpoint": source.endpoint,
         "target": plan.model_dir,
-        "size_mib": load_catalog().model(plan.model).download_mib,
+        "size_mib": context.catalog.model(plan.model).download_mib,
     }
     path = f"{plan.model_dir}.download.json"
     files.put(

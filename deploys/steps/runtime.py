@@ -8,7 +8,6 @@ from pyinfra.api import deploy
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt, files
 
-from bringup.catalog import load_catalog
 from bringup.catalog.loader import engine_requirements, tool_requirements
 from deploys.bundle import host_bundle
 from deploys.context import Context
@@ -42,7 +41,7 @@ def runtime(context: Context) -> None:
         create_remote_dir=False,
     )
 
-    engine = load_catalog().engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
+    engine = context.catalog.engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
     environment(context, "/opt/bringup/tools/smoke", tool_requirements("smoke"))
     environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
 

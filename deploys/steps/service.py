@@ -8,7 +8,7 @@ from pyinfra.facts.files import FileContents
 from pyinfra.operations import files, server, systemd
 
 from bringup.onhost.content import SERVED_FILES, content_checksum, settings_in
-from deploys.context import Context, api_key
+from deploys.context import Context
 from deploys.operations import hidden_file, streamed_shell
 from deploys.render import render
 
@@ -54,12 +54,13 @@ def service(context: Context) -> bool:
             mode="644",
             create_remote_dir=False,
         )
-    key = api_key(context.settings)
-    if key is not None:
+    if context.api_key is not None:
         # a release has its own key, so that the way back leads to the key that was served before
-        secret = f"VLLM_API_KEY={key}\n".encode()
+        secret = f"VLLM_API_KEY={context.api_key}\n".encode()
         hidden_file(name="Put the server's API key", content=secret, dest=f"{plan.release_dir}/secrets", group="vllm", mode="640")
-        hidden_file(name="Put the smoke benchmark's API key", content=f"{key}\n".encode(), dest=f"{plan.release_dir}/api-key")
+        hidden_file(
+            name="Put the smoke benchmark's API key", content=f"{context.api_key}\n".encode(), dest=f"{plan.release_dir}/api-key"
+        )
 
     if reasons:
         streamed_shell(
