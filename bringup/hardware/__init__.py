@@ -1,0 +1,42 @@
+"""What a machine is: the facts that a plan is made from.
+
+All models are frozen. A value that could not be learnt is ``None`` (or empty), and `HostFacts.unknown` says why, by the
+name of the probe's section. Nothing here is a guess.
+"""
+
+from bringup.hardware.base import Frozen
+from bringup.hardware.cpu import Cpu, L3Group, NumaNode, SmtState
+from bringup.hardware.gpu import Gpu, GpuClocks, GpuPower, GpuProcess, GpuState, GpuTemperature, PcieLink
+from bringup.hardware.host import HostFacts, RootAccess
+from bringup.hardware.memory import Memory, MemoryFacts, MemoryModule
+from bringup.hardware.software import CudaToolkit, KernelModule, NvidiaSoftware, ServedRelease, SmokeRecord
+from bringup.hardware.system import Board, Disk, OperatingSystem, System
+
+__all__ = [
+    "Board",
+    "Cpu",
+    "CudaToolkit",
+    "Disk",
+    "Frozen",
+    "Gpu",
+    "GpuClocks",
+    "GpuPower",
+    "GpuProcess",
+    "GpuState",
+    "GpuTemperature",
+    "HostFacts",
+    "KernelModule",
+    "L3Group",
+    "Memory",
+    "MemoryFacts",
+    "MemoryModule",
+    "NumaNode",
+    "NvidiaSoftware",
+    "OperatingSystem",
+    "PcieLink",
+    "RootAccess",
+    "ServedRelease",
+    "SmokeRecord",
+    "SmtState",
+    "System",
+]

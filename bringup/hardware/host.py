@@ -1,0 +1,61 @@
+"""The facts of one host, put together."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from bringup.hardware.base import Frozen
+from bringup.hardware.cpu import Cpu, NumaNode
+from bringup.hardware.gpu import Gpu
+from bringup.hardware.memory import Memory, MemoryFacts
+from bringup.hardware.software import NvidiaSoftware, ServedRelease, SmokeRecord
+from bringup.hardware.system import Disk, OperatingSystem, System
+
+RootAccess = Literal["root", "sudo", "none"]
+
+
+class HostFacts(Frozen):
+    """Everything that the planner and the deploy may know of a host before they start."""
+
+    os: OperatingSystem
+    init: str
+    """``systemd`` where it runs the machine, else the name of process 1."""
+    virtualization: str
+    """As systemd-detect-virt says: ``none``, ``kvm``, ``docker``, ``systemd-nspawn``…"""
+    root_access: RootAccess
+    """How the login user gets root's rights: it is root, sudo without a password, or not at all."""
+    login_user: str
+    clock_unix_s: int
+    cpu: Cpu
+    memory: Memory
+    numa_nodes: tuple[NumaNode, ...]
+    memory_modules: MemoryFacts | None = None
+    """What the firmware says of the memory; None where dmidecode is missing or may not be run."""
+    gpus: tuple[Gpu, ...]
+    disks: tuple[Disk, ...]
+    sysctls: dict[str, str]
+    """Live values of the settings that the planner knows, by dotted name."""
+    read_only_sysctls: tuple[str, ...] = ()
+    """Those of them that root cannot write here (a container whose owner must set them)."""
+    system: System = System()
+    nvidia: NvidiaSoftware = NvidiaSoftware()
+    engines: dict[str, str] = Field(default_factory=dict)
+    """Environments that are built on the host: folder name to the checksum of the requirement list they were built from."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Models that are complete on the host: folder name to the fingerprint of their source."""
+    served: ServedRelease | None = None
+    service_state: str = "absent"
+    """systemd's ActiveState of vllm.service, or ``absent``."""
+    service_user_home: str | None = None
+    """Home of the user vllm; None where there is no such user."""
+    foreign_unit: str | None = None
+    """Path of a vllm.service that bringup did not write."""
+    service_enabled: bool = False
+    """Whether vllm.service starts at boot."""
+    smoke: SmokeRecord | None = None
+    unknown: dict[str, str] = Field(default_factory=dict)
+    """Probe section to the reason why it could not be read."""
+
+    def disk(self, path: str) -> Disk | None:
+        """Where `path` is or will be; None when it is unknown."""
+        return next((disk for disk in self.disks if disk.path == path), None)

@@ -1,0 +1,57 @@
+"""NVIDIA's software on the host, and what an earlier run of bringup left."""
+
+from typing import Any
+
+from bringup.hardware.base import Frozen
+
+
+class KernelModule(Frozen):
+    """NVIDIA's module for one installed kernel."""
+
+    kernel: str
+    running: bool
+    nvidia_version: str | None
+    """None: the next boot into this kernel has no driver."""
+    dkms: str | None
+    """State that DKMS gives for it: ``installed``, ``built``, ``added``, ``broken``; None where it does not manage it."""
+
+
+class CudaToolkit(Frozen):
+    """An installed CUDA toolkit."""
+
+    path: str
+    version: str | None
+
+
+class NvidiaSoftware(Frozen):
+    """Driver and toolkit, as far as the host has them."""
+
+    running_version: str | None = None
+    """Of the loaded kernel module."""
+    open_modules: bool | None = None
+    """Whether the loaded module is the open one."""
+    packages: dict[str, str] = {}
+    """Installed packages of the driver: name to version."""
+    modules: tuple[KernelModule, ...] = ()
+    """One for each installed kernel; empty where kernels are not the host's own (a container)."""
+    toolkits: tuple[CudaToolkit, ...] = ()
+    xid_errors: tuple[str, ...] = ()
+    """Lines of the kernel log in which the driver reports an error of a card (Xid), newest last."""
+
+
+class ServedRelease(Frozen):
+    """What the host serves now."""
+
+    digest: str
+    content: str
+    """Checksum of what its files said when it came up (onhost/content.py); another one, or ``none``: it must be started again."""
+    decisions: dict[str, Any]
+    """Setting to value, from the release's plan.json; empty when it could not be read."""
+
+
+class SmokeRecord(Frozen):
+    """The newest smoke record on the host, reduced to what decides whether to run it again."""
+
+    request: dict[str, Any]
+    """What was asked for, as the record holds it: release, prompt, lines…"""
+    passed: bool
