@@ -56,6 +56,7 @@ class GpuTemperature(Frozen):
 class GpuState(Frozen):
     """A card as its driver sees it (`nvidia-smi -q -x`); None where this card or this driver does not tell."""
 
+    pci_id: str | None
     architecture: str | None
     """``Ada Lovelace``, ``Hopper``…"""
     memory_total_mib: int | None
@@ -76,6 +77,8 @@ class GpuState(Frozen):
     ecc_after_reboot: bool | None
     uncorrectable_ecc_errors: int | None
     """Since the driver was loaded."""
+    recovery_action: str | None
+    """What the driver asks for after an error: ``Reset``, ``Reboot``…; None where nothing."""
     compute_mode: str | None
     """``Default``, ``Exclusive_Process``, ``Prohibited``."""
     mig: bool | None

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from bringup.hardware.base import Frozen
 
 
@@ -30,7 +32,7 @@ class NvidiaSoftware(Frozen):
     """Of the loaded kernel module."""
     open_modules: bool | None = None
     """Whether the loaded module is the open one."""
-    packages: dict[str, str] = {}
+    packages: dict[str, str] = Field(default_factory=dict)
     """Installed packages of the driver: name to version."""
     modules: tuple[KernelModule, ...] = ()
     """One for each installed kernel; empty where kernels are not the host's own (a container)."""

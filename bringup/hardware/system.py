@@ -50,7 +50,7 @@ class System(Frozen):
     """What the host is a container of (``docker``, ``systemd-nspawn``, ``wsl``…); None on a machine of its own."""
     package_holds: tuple[str, ...] | None = None
     reboot_pending: tuple[str, ...] | None = None
-    """Packages that ask for a reboot, or one word for another reason; empty where none is pending."""
+    """Packages that ask for a reboot (``a package`` where none is named); empty where none is pending."""
     unattended_upgrades: bool | None = None
     """Whether packages are upgraded by themselves."""
 

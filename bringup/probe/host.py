@@ -3,27 +3,42 @@
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from bringup.hardware import Cpu, Disk, Gpu, HostFacts, Memory, MemoryFacts, NumaNode, OperatingSystem, RootAccess
+from bringup.hardware import Cpu, Disk, Gpu, GpuState, HostFacts, Memory, MemoryFacts, NumaNode, RootAccess
 from bringup.probe.cpu import parse_cpu, parse_numa
 from bringup.probe.dmidecode import parse_memory
-from bringup.probe.gpu import parse_pci_displays, refine_with_nvidia_smi
+from bringup.probe.gpu import bus_of, parse_pci_displays, refine_with_nvidia_smi
 from bringup.probe.installed import parse_home, parse_markers, parse_release, parse_service, parse_smoke
 from bringup.probe.memory import parse_memory_use
+from bringup.probe.nvidia import parse_nvidia, parse_packages
+from bringup.probe.nvidia_smi import parse_nvidia_smi_xml
 from bringup.probe.sections import key_values, split_sections
+from bringup.probe.system import parse_disks, parse_operating_system, parse_sysctls, parse_system, parse_virtualization
 
 T = TypeVar("T")
 
 
-def _operating_system(os_release: str, uname: str) -> OperatingSystem:
-    release = key_values(os_release)
-    words = uname.split()
-    return OperatingSystem(
-        id=release.get("ID", "unknown"),
-        version_id=release.get("VERSION_ID", ""),
-        name=release.get("PRETTY_NAME", "unknown"),
-        kernel=words[0] if words else "unknown",
-        architecture=words[-1] if words else "unknown",
-    )
+class _Reading:
+    """The sections, and what could not be read of them so far."""
+
+    def __init__(self, text: str) -> None:
+        self.sections = split_sections(text)
+        self.unknown: dict[str, str] = {}
+
+    def body(self, section: str) -> str:
+        return self.sections.get(section, "")
+
+    def read(self, section: str, parse: Callable[[str], T], otherwise: T) -> T:
+        """Parse a section; a parser that refuses it makes the section unknown, with the parser's reason."""
+        try:
+            return parse(self.body(section))
+        except (ValueError, IndexError) as error:
+            self.unknown[section] = str(error)
+            return otherwise
+
+    def note(self, section: str, known: bool, reason: str) -> None:
+        """Say why something is not known, unless the section has a reason already."""
+        if not known:
+            self.unknown.setdefault(section, reason)
 
 
 def _modules(text: str) -> MemoryFacts | None:
@@ -32,15 +47,37 @@ def _modules(text: str) -> MemoryFacts | None:
     return parse_memory(text)
 
 
-def _disks(text: str) -> tuple[Disk, ...]:
-    rows = (line.split() for line in text.splitlines())
-    return tuple(Disk(path=row[0], free_mib=int(row[1]) // 1024, device=row[2]) for row in rows if len(row) == 3)
+def _with_states(gpus: tuple[Gpu, ...], states: dict[str, GpuState], driver_version: str | None) -> tuple[Gpu, ...]:
+    """Add the driver's long report; also the cards that it alone shows, as where sysfs is hidden (gVisor, WSL2)."""
+    seen = {bus_of(gpu.pci_address) for gpu in gpus}
+    hidden = tuple(
+        Gpu(
+            pci_address=bus,
+            pci_id=state.pci_id,
+            numa_node=None,
+            kernel_driver=None,
+            driver_version=driver_version,
+            driver_memory_mib=state.memory_total_mib,
+        )
+        for bus, state in states.items()
+        if bus not in seen and state.pci_id is not None
+    )
+    return tuple(gpu.model_copy(update={"state": states.get(bus_of(gpu.pci_address))}) for gpu in (*gpus, *hidden))
 
 
-def _sysctls(text: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    rows = [line.split(maxsplit=2) for line in text.splitlines()]
-    values = {row[0]: row[2] for row in rows if len(row) == 3}
-    return values, tuple(row[0] for row in rows if len(row) == 3 and row[1] == "ro")
+def _cards(reading: _Reading, running_version: str | None) -> tuple[Gpu, ...]:
+    none: tuple[Gpu, ...] = ()
+    no_states: dict[str, GpuState] = {}
+    gpus = reading.read("pci-display", parse_pci_displays, none)
+    # without a card that NVIDIA's driver holds, a missing nvidia-smi is no failure
+    driven = any(gpu.kernel_driver == "nvidia" for gpu in gpus) or running_version is not None
+    if not driven and (gpus or reading.body("nvidia-smi").startswith("nvidia-smi is not")):
+        return gpus
+    gpus = reading.read("nvidia-smi", lambda csv: refine_with_nvidia_smi(gpus, csv), gpus)
+    if "nvidia-smi" in reading.unknown:
+        return gpus
+    states = reading.read("nvidia-smi-xml", parse_nvidia_smi_xml, no_states)
+    return _with_states(gpus, states, running_version)
 
 
 def parse_host(text: str) -> HostFacts:
@@ -51,60 +88,64 @@ def parse_host(text: str) -> HostFacts:
     Raises:
         ValueError: the output is not the probe's, or was cut off.
     """
-    sections = split_sections(text)
-    unknown: dict[str, str] = {}
-
-    def read(section: str, parse: Callable[[], T], otherwise: T) -> T:
-        try:
-            return parse()
-        except (ValueError, IndexError) as error:
-            unknown[section] = str(error)
-            return otherwise
-
-    def body(name: str) -> str:
-        return sections.get(name, "")
+    reading = _Reading(text)
+    body, read, note = reading.body, reading.read, reading.note
 
     identity = key_values(body("identity"))
-    no_gpus: tuple[Gpu, ...] = ()
     no_home: str | None = None
     no_modules: MemoryFacts | None = None
     no_nodes: tuple[NumaNode, ...] = ()
     no_disks: tuple[Disk, ...] = ()
-    gpus = read("pci-display", lambda: parse_pci_displays(body("pci-display")), no_gpus)
-    if any(gpu.kernel_driver == "nvidia" for gpu in gpus):
-        gpus = read("nvidia-smi", lambda: refine_with_nvidia_smi(gpus, body("nvidia-smi")), gpus)
-    sysctls, read_only = _sysctls(body("sysctl"))
+    os = parse_operating_system(body("os-release"), body("uname"))
+    virtualization, container = parse_virtualization(body("virtualization"), body("board"), os.kernel)
+    packages, holds = parse_packages(body("packages"))
+    nodes = read("numa", parse_numa, no_nodes)
+    cpu = read(
+        "cpus",
+        lambda cpus: parse_cpu(cpus, body("cpu-lists"), body("cpu-allowed"), body("cpu-model"), body("cgroup"), nodes),
+        Cpu(model="unknown", usable=(), core_of={}, node_of={}),
+    )
+    sysctls, read_only = parse_sysctls(body("sysctl"))
     service = parse_service(body("service"))
+    system = parse_system(reading.sections, container, packages, holds)
+    nvidia = parse_nvidia(
+        body("nvidia-module"), packages, body("kernels"), body("dkms"), body("cuda"), body("kernel-log"), os.kernel
+    )
+    note("packages", holds is not None, body("packages").strip())
+    note("kernel-log", not body("kernel-log").startswith("dmesg "), body("kernel-log").strip())
+    note("numa", bool(nodes), "the kernel shows no NUMA node")
+    note("cpus", cpu.sockets is not None, "the kernel shows no topology: each logical CPU counts as a core")
+    note("board", system.board is not None, "the firmware names no machine")
+    note("firmware", system.secure_boot is not None, "the firmware's variables cannot be seen from here")
+    note("time", system.clock_synchronized is not None, "timedatectl does not answer: whether the clock is kept is not known")
     return HostFacts(
-        os=_operating_system(body("os-release"), body("uname")),
+        os=os,
         init=body("init").strip() or "unknown",
-        virtualization=body("virtualization").strip() or "unknown",
+        virtualization=virtualization,
         root_access=cast(RootAccess, identity["root"]) if identity.get("root") in ("root", "sudo") else "none",
         login_user=identity.get("user", "unknown"),
-        clock_unix_s=read("clock", lambda: int(body("clock")), 0),
-        cpu=read(
-            "lscpu",
-            lambda: parse_cpu(body("lscpu"), body("cpu-allowed"), body("cpu-model")),
-            Cpu(model="unknown", usable=(), core_of={}, node_of={}),
-        ),
+        clock_unix_s=read("clock", int, 0),
+        cpu=cpu,
         memory=read(
             "meminfo",
-            lambda: parse_memory_use(body("meminfo"), body("cgroup-memory")),
+            lambda meminfo: parse_memory_use(meminfo, body("cgroup")),
             Memory(total_mib=0, available_mib=0),
         ),
-        numa_nodes=read("numa", lambda: parse_numa(body("numa")), no_nodes),
-        memory_modules=read("dmidecode", lambda: _modules(body("dmidecode")), no_modules),
-        gpus=gpus,
-        disks=read("disk", lambda: _disks(body("disk")), no_disks),
+        numa_nodes=nodes,
+        memory_modules=read("dmidecode", _modules, no_modules),
+        gpus=_cards(reading, nvidia.running_version),
+        disks=read("disk", parse_disks, no_disks),
         sysctls=sysctls,
         read_only_sysctls=read_only,
+        system=system,
+        nvidia=nvidia,
         engines=parse_markers(body("engines")),
         models=parse_markers(body("models")),
         served=parse_release(body("release")),
-        service_user_home=read("service-user", lambda: parse_home(body("service-user")), no_home),
+        service_user_home=read("service-user", parse_home, no_home),
         service_state=service.active,
         service_enabled=service.enabled,
         foreign_unit=service.foreign,
         smoke=parse_smoke(body("smoke")),
-        unknown=unknown,
+        unknown=reading.unknown,
     )

@@ -1,9 +1,12 @@
 # Prints what bringup wants to know of a host, as labelled sections. Read-only. Needs no more than a POSIX shell and coreutils;
-# what is missing leaves its section empty. It runs as the login user; what only root may read is asked through sudo, if that
-# works without a password.
+# what is missing leaves its section empty or says so. It runs as the login user; what only root may read is asked through sudo,
+# if that works without a password. Files of one line are read by the shell itself: a machine has thousands of them.
 LC_ALL=C; export LC_ALL
-PATH="$PATH:/usr/sbin:/sbin:/usr/local/bin"; export PATH
+PATH="$PATH:/usr/sbin:/sbin:/usr/local/bin:/usr/lib/wsl/lib"; export PATH
 section() { printf '@@bringup %s\n' "$1"; }
+has() { command -v "$1" >/dev/null 2>&1; }
+# the first line of a file, in $v; empty where it cannot be read
+v() { v=; { read -r v < "$1"; } 2>/dev/null || :; }
 
 uid=$(id -u)
 root=none
@@ -15,36 +18,142 @@ section identity; echo "uid=$uid"; echo "user=$(id -un)"; echo "root=$root"
 section clock; date +%s
 section os-release; cat /etc/os-release 2>/dev/null
 section uname; uname -r; uname -m
-section init; if [ -d /run/systemd/system ]; then echo systemd; else cat /proc/1/comm 2>/dev/null; fi
-section virtualization; systemd-detect-virt 2>/dev/null
+section init; if [ -d /run/systemd/system ]; then init=systemd; else v /proc/1/comm; init=$v; fi; echo "$init"
+section virtualization
+echo "detected=$(systemd-detect-virt 2>/dev/null)"
+echo "container=$(systemd-detect-virt --container 2>/dev/null)"
+[ -e /.dockerenv ] && echo "marker=docker"
+[ -e /run/.containerenv ] && echo "marker=podman"
+v /run/systemd/container; [ -n "$v" ] && echo "marker=$v"
+grep -q '^flags.* hypervisor' /proc/cpuinfo 2>/dev/null && echo "hypervisor=yes"
+section board
+for name in sys_vendor product_name board_vendor board_name bios_version bios_date; do
+  v /sys/class/dmi/id/$name; echo "$name=$v"
+done
+section kernel-command-line; cat /proc/cmdline 2>/dev/null
+section firmware
+if [ -d /sys/firmware/efi ]; then echo boot=uefi; elif [ -d /sys/firmware/acpi ]; then echo boot=bios; fi
+# four bytes of attributes, then the value
+for file in /sys/firmware/efi/efivars/SecureBoot-*; do
+  [ -r "$file" ] && printf 'secure_boot=%s\n' "$(od -An -tu1 -j4 -N1 "$file" 2>/dev/null | tr -d ' ')"
+done
+lockdown=$($asroot cat /sys/kernel/security/lockdown 2>/dev/null); echo "lockdown=$lockdown"
+[ -d /sys/kernel/iommu_groups ] && { set -- /sys/kernel/iommu_groups/*; [ -e "$1" ] || shift; echo "iommu_groups=$#"; }
+section time
+if has timedatectl; then timeout 5 timedatectl show --property=Timezone --property=NTPSynchronized 2>/dev/null; fi
+echo "localtime=$(readlink /etc/localtime 2>/dev/null)"
+v /etc/timezone; echo "etc_timezone=$v"
+
 section meminfo; cat /proc/meminfo 2>/dev/null
-section cgroup-memory; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null
+section swaps; cat /proc/swaps 2>/dev/null
+section transparent-hugepages; cat /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null
+section cgroup
+# Without systemd, what we start stays in our own cgroup; with it, only what limits the whole host counts.
+own=; [ "$init" = systemd ] || own=$(sed -n 's/^0:://p' /proc/self/cgroup 2>/dev/null)
+for dir in /sys/fs/cgroup "/sys/fs/cgroup${own%/}" /sys/fs/cgroup/cpu /sys/fs/cgroup/cpuset /sys/fs/cgroup/memory; do
+  for name in cpu.max cpuset.cpus.effective cpuset.effective_cpus memory.max memory.limit_in_bytes; do
+    v "$dir/$name"; [ -n "$v" ] && echo "$name=$v"
+  done
+  v "$dir/cpu.cfs_quota_us"; quota=$v; v "$dir/cpu.cfs_period_us"
+  [ -n "$quota" ] && [ -n "$v" ] && echo "cpu.max=$quota $v"
+done
 section cpu-model; grep -m1 '^model name' /proc/cpuinfo 2>/dev/null
 section cpu-allowed; grep '^Cpus_allowed_list' /proc/self/status 2>/dev/null
-section lscpu; lscpu -p=CPU,CORE,SOCKET,NODE 2>/dev/null
-section dmidecode
-if ! command -v dmidecode >/dev/null; then echo "dmidecode is not installed"
-elif [ "$root" = none ]; then echo "dmidecode needs root's rights"
-else $asroot dmidecode -t 4 -t 17 2>&1; fi
+section cpu-lists
+for name in online present isolated; do v /sys/devices/system/cpu/$name; echo "$name=$v"; done
+v /sys/devices/system/cpu/smt/control; echo "smt=$v"
+if $asroot test -w /sys/devices/system/cpu/smt/control; then echo "smt_access=rw"; else echo "smt_access=ro"; fi
+for kind in core atom lowpower; do v /sys/devices/cpu_$kind/cpus; echo "$kind=$v"; done
+section cpus
+for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
+  [ -d "$cpu" ] || continue
+  v "$cpu/topology/physical_package_id"; line="cpu=${cpu##*/cpu} package=$v"
+  v "$cpu/topology/die_id"; line="$line die=$v"
+  v "$cpu/topology/core_id"; line="$line core=$v"
+  for cache in "$cpu"/cache/index*; do
+    v "$cache/level"; [ "$v" = 3 ] || continue
+    v "$cache/shared_cpu_list"; line="$line l3=$v"
+    v "$cache/size"; line="$line l3_size=$v"
+  done
+  v "$cpu/cpufreq/cpuinfo_max_freq"; line="$line max_khz=$v"
+  v "$cpu/cpufreq/scaling_governor"; line="$line governor=$v"
+  v "$cpu/cpufreq/scaling_driver"; echo "$line driver=$v"
+done
 section numa
 for node in /sys/devices/system/node/node[0-9]*; do
   [ -d "$node" ] || continue
-  printf '%s %s %s\n' "${node##*/node}" "$(cat "$node/cpulist" 2>/dev/null)" "$(awk '/MemTotal/ {print $4}' "$node/meminfo" 2>/dev/null)"
+  v "$node/cpulist"; cpus=$v
+  v "$node/distance"; distances=$(echo "$v" | tr -s ' ' ,)
+  echo "node=${node##*/node} cpus=$cpus memory_kb=$(awk '/MemTotal/ {print $4}' "$node/meminfo" 2>/dev/null) distances=$distances"
 done
+section dmidecode
+if ! has dmidecode; then echo "dmidecode is not installed"
+elif [ "$root" = none ]; then echo "dmidecode needs root's rights"
+else $asroot dmidecode -t 4 -t 17 2>&1; fi
+
 section pci-display
 for dev in /sys/bus/pci/devices/*; do
-  [ "$(cat "$dev/vendor" 2>/dev/null)" = 0x10de ] || continue
-  case $(cat "$dev/class" 2>/dev/null) in 0x03*) ;; *) continue ;; esac
+  v "$dev/vendor"; [ "$v" = 0x10de ] || continue
+  v "$dev/class"; case $v in 0x03*) ;; *) continue ;; esac
+  line="address=${dev##*/}"
+  for name in device subsystem_vendor subsystem_device numa_node local_cpulist current_link_speed current_link_width \
+    max_link_speed max_link_width; do
+    v "$dev/$name"; line="$line $name=${v%% *}"
+  done
   driver=$(readlink "$dev/driver" 2>/dev/null)
-  printf '%s %s %s %s\n' "${dev##*/}" "$(cat "$dev/device" 2>/dev/null)" "$(cat "$dev/numa_node" 2>/dev/null || echo -1)" "${driver##*/}"
+  line="$line driver=${driver##*/} config=$(od -An -tx1 -N4 "$dev/config" 2>/dev/null | tr -d ' ')"
+  # what the port above the card can do: a long slot may have few lanes behind it
+  here=$(readlink -f "$dev" 2>/dev/null)
+  v "${here%/*}/max_link_speed"; line="$line slot_speed=${v%% *}"
+  v "${here%/*}/max_link_width"; echo "$line slot_width=$v"
 done
+section nvidia-module
+v /sys/module/nvidia/version; echo "version=$v"
+v /proc/driver/nvidia/version; echo "description=$v"
 section nvidia-smi
-timeout 15 nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version --format=csv,noheader,nounits 2>&1
+answers=yes
+if has nvidia-smi; then
+  timeout -k 2 15 nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version --format=csv,noheader,nounits 2>&1
+  [ $? -lt 124 ] || { answers=; echo "nvidia-smi did not answer within 15 s"; }
+else answers=; echo "nvidia-smi is not installed"; fi
+section nvidia-smi-xml; [ -n "$answers" ] && timeout -k 2 30 nvidia-smi -q -x 2>&1
+section kernel-log
+if [ "$root" = none ]; then echo "dmesg needs root's rights"
+elif ! has dmesg; then echo "dmesg is not installed"
+else $asroot dmesg 2>/dev/null | grep 'NVRM' | tail -n 40; fi
+section kernels
+for dir in /lib/modules/*; do
+  [ -d "$dir/kernel" ] || continue
+  kernel=${dir##*/}
+  [ -e "/boot/vmlinuz-$kernel" ] || [ -e "$dir/vmlinuz" ] || [ "$kernel" = "$(uname -r)" ] || continue
+  module=$(find "$dir" -name 'nvidia.ko*' 2>/dev/null | head -n 1)
+  echo "kernel=$kernel module=$module version=$([ -n "$module" ] && modinfo -F version "$module" 2>/dev/null)"
+done
+section dkms; if has dkms; then dkms status 2>/dev/null; fi
+section cuda
+for dir in /usr/local/cuda-[0-9]* /usr/local/cuda /opt/cuda; do
+  [ -d "$dir" ] || continue
+  version=$(sed -n '/"cuda" *:/,/}/s/.*"version" *: *"\([^"]*\)".*/\1/p' "$dir/version.json" 2>/dev/null | head -n 1)
+  [ -n "$version" ] || version=$(sed -n 's/^CUDA Version \([0-9.]*\).*/\1/p' "$dir/version.txt" 2>/dev/null)
+  echo "path=$(readlink -f "$dir") version=$version"
+done
+section packages
+if has dpkg-query; then
+  # shellcheck disable=SC2016 # the names in braces are dpkg-query's own
+  dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' 2>/dev/null |
+    awk -F '|' '/^h/ || $2 ~ /nvidia|cuda|^unattended-upgrades$/ {print}'
+else echo "dpkg-query is not installed"; fi
+section unattended-upgrades
+if has apt-config; then apt-config dump APT::Periodic::Unattended-Upgrade 2>/dev/null; fi
+if has systemctl; then echo "timer=$(systemctl is-enabled apt-daily-upgrade.timer 2>/dev/null)"; fi
+section reboot
+if [ -e /run/reboot-required ]; then echo pending=yes; cat /run/reboot-required.pkgs 2>/dev/null; else echo pending=no; fi
+
 section disk
 for path in /opt/bringup /var/lib/bringup; do
   parent=$path
   while [ ! -d "$parent" ]; do parent=${parent%/*}; parent=${parent:-/}; done
-  printf '%s %s\n' "$path" "$(df -Pk "$parent" 2>/dev/null | awk 'NR == 2 {print $4, $1}')"
+  printf '%s %s %s\n' "$path" "$(df -Pk "$parent" 2>/dev/null | awk 'NR == 2 {print $4, $1}')" "$(stat -f -c %T "$parent" 2>/dev/null)"
 done
 section sysctl
 for name in vm.swappiness kernel.numa_balancing; do

@@ -37,3 +37,8 @@ def key_values(text: str) -> dict[str, str]:
     """Parse ``KEY=value`` lines as in /etc/os-release, quotes removed; other lines are ignored."""
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
     return {key.strip(): value.strip().strip("\"'") for key, value in pairs}
+
+
+def fields(line: str) -> dict[str, str]:
+    """Parse one line of ``name=value`` words; words of another form are ignored."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)

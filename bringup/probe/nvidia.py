@@ -1,0 +1,70 @@
+"""NVIDIA's software: the loaded module, packages, the module of each installed kernel, toolkits, errors in the kernel log."""
+
+import re
+
+from bringup.hardware import CudaToolkit, KernelModule, NvidiaSoftware
+from bringup.probe.sections import fields, key_values
+
+
+def parse_nvidia(
+    module: str, packages: dict[str, str], kernels: str, dkms: str, cuda: str, kernel_log: str, running_kernel: str
+) -> NvidiaSoftware:
+    """Put together what the host has of NVIDIA's.
+
+    Args:
+        module: ``version=`` of the loaded module, and ``description=`` as in /proc/driver/nvidia/version.
+        packages: installed packages: name to version.
+        kernels: a line of ``kernel= module= version=`` for each installed kernel.
+        dkms: the output of `dkms status`.
+        cuda: a line of ``path= version=`` for each toolkit.
+        kernel_log: lines of the kernel log that are NVIDIA's.
+        running_kernel: as uname says.
+    """
+    loaded = key_values(module)
+    description = loaded.get("description", "")
+    said = re.search(r"(?:^|\s)([0-9]{3,4}\.[0-9.]+)", description)
+    version = loaded.get("version") or (said[1] if said else None)
+    toolkits = {row["path"]: row.get("version") or None for row in map(fields, cuda.splitlines()) if row.get("path")}
+    states = _dkms(dkms)
+    return NvidiaSoftware(
+        running_version=version,
+        open_modules="Open Kernel Module" in description if description else None,
+        packages={name: version for name, version in packages.items() if re.search(r"nvidia|cuda", name)},
+        modules=tuple(
+            KernelModule(
+                kernel=row["kernel"],
+                running=row["kernel"] == running_kernel,
+                nvidia_version=(row.get("version") or "unknown") if row.get("module") else None,
+                dkms=states.get(row["kernel"]),
+            )
+            for row in map(fields, kernels.splitlines())
+            if row.get("kernel")
+        ),
+        toolkits=tuple(CudaToolkit(path=path, version=version) for path, version in toolkits.items()),
+        xid_errors=tuple(line.strip() for line in kernel_log.splitlines() if "Xid" in line)[-20:],
+    )
+
+
+def parse_packages(text: str) -> tuple[dict[str, str], tuple[str, ...] | None]:
+    """Parse lines of ``status|name|version`` of dpkg-query: the installed packages and those on hold.
+
+    The holds are None where there is no dpkg-query to ask.
+    """
+    if text.startswith("dpkg-query "):
+        return {}, None
+    rows = [words for line in text.splitlines() if len(words := line.split("|")) == 3]
+    installed = {name: version for status, name, version in rows if status[1:2] == "i"}
+    return installed, tuple(name for status, name, _ in rows if status.startswith("h"))
+
+
+def _dkms(text: str) -> dict[str, str]:
+    """Kernel to the state of the nvidia module: ``nvidia/580.95.05, 6.8.0-88-generic, x86_64: installed``.
+
+    DKMS before 3.0 writes ``nvidia, 580.95.05, …``; a module that was only added names no kernel.
+    """
+    states: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"nvidia[\w-]*(?:/|, )[\w.+~-]+, ([^,:\s]+), [^,:\s]+: ?(\w+).*", line.strip())
+        if match:
+            states[match[1]] = match[2]
+    return states
