@@ -7,15 +7,17 @@ from bringup.probe.host import parse_host
 from bringup.probe.sections import probe_script
 
 
-class HostProbe(FactBase[HostFacts]):
+class _Probe:
+    def command(self) -> str:
+        """The probe: a POSIX shell script that only reads."""
+        return probe_script()
+
+
+class HostProbe(_Probe, FactBase[HostFacts]):
     """What the host is and what an earlier run left on it.
 
     Example: ``pyinfra inventories/lab.py fact facts.host.HostProbe``
     """
-
-    def command(self) -> str:
-        """The probe: a POSIX shell script that only reads."""
-        return probe_script()
 
     def process(self, output: list[str]) -> HostFacts:
         """Parse the sections; what is no probe output at all fails this host only."""
@@ -23,3 +25,11 @@ class HostProbe(FactBase[HostFacts]):
             return parse_host("\n".join(output))
         except ValueError as error:
             raise FactProcessError(str(error)) from error
+
+
+class HostProbeText(_Probe, FactBase[str]):
+    """What the probe printed, as it stands: what a recording is made from, before anything is scrubbed."""
+
+    def process(self, output: list[str]) -> str:
+        """Put the lines together."""
+        return "\n".join(output)

@@ -1,18 +1,19 @@
-"""Machines that the tests plan for: the rehearsal's composed workstation, and hosts made from it by changing a few facts."""
+"""Machines that the tests plan for: the composed workstation that bringup ships, and hosts made from it by changing a few facts."""
 
-from pathlib import Path
 from typing import Any
 
 from bringup.hardware import Cpu, Gpu, HostFacts, NumaNode
 from bringup.probe.host import parse_host
+from bringup.recording import recording_named
 
 NOW_UNIX_S = 1_795_000_000
-RECORDING = Path(__file__).parents[2] / "inventories/recordings/4090d-workstation.txt"
+WORKSTATION = "4090d-workstation"
+"""The recording's name."""
 
 
 def recording() -> str:
     """The probe's output on a bare RTX 4090 D workstation, at `NOW_UNIX_S`."""
-    return RECORDING.read_text(encoding="utf-8").replace("NOW", str(NOW_UNIX_S))
+    return recording_named(WORKSTATION).probe_text(NOW_UNIX_S)
 
 
 def changed(facts: HostFacts, **fields: Any) -> HostFacts:

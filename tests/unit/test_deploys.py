@@ -18,11 +18,11 @@ from bringup.plan import Plan, make_plan
 from bringup.settings import Settings
 from deploys.bundle import host_bundle
 from deploys.render import render
-from tests.unit.machines import RECORDING, bare_workstation, demo_host, two_socket_server
+from tests.unit.machines import WORKSTATION, bare_workstation, demo_host, two_socket_server
 
 ROOT = Path(__file__).parents[2]
 CATALOG = load_catalog()
-HOST = "@fake/4090d-workstation"
+HOST = f"@replay/{WORKSTATION}"
 
 
 def dry_run(inventory: str | Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -33,8 +33,8 @@ def dry_run(inventory: str | Path, *arguments: str) -> "subprocess.CompletedProc
 
 
 @pytest.fixture(scope="module")
-def rehearsal() -> "subprocess.CompletedProcess[str]":
-    return dry_run("inventories/rehearsal.py", "--diff", "--json")
+def replay() -> "subprocess.CompletedProcess[str]":
+    return dry_run(HOST, "--diff", "--json")
 
 
 def operations(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
@@ -45,8 +45,8 @@ def operations(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]
 # --- dry runs
 
 
-def test_rehearsal_plans_every_step_in_order(rehearsal: "subprocess.CompletedProcess[str]") -> None:
-    names = [operation["name"] for operation in operations(rehearsal)]
+def test_replay_plans_every_step_in_order(replay: "subprocess.CompletedProcess[str]") -> None:
+    names = [operation["name"] for operation in operations(replay)]
     steps = [name.partition(" | ")[0] for name in names]
     assert list(dict.fromkeys(steps)) == ["Preflight", "Runtime", "Model", "Tuning", "Service", "Smoke"]
     milestones = [
@@ -64,18 +64,18 @@ def test_rehearsal_plans_every_step_in_order(rehearsal: "subprocess.CompletedPro
     assert found == sorted(found)
 
 
-def test_rehearsal_is_refused_for_the_missing_driver_alone(rehearsal: "subprocess.CompletedProcess[str]") -> None:
-    result = read_plan(operations(rehearsal), all_hosts_looked_at=True)
+def test_replay_is_refused_for_the_missing_driver_alone(replay: "subprocess.CompletedProcess[str]") -> None:
+    result = read_plan(operations(replay), all_hosts_looked_at=True)
     (refused,) = result.refused
     assert "no NVIDIA driver runs" in refused.operation
     assert refused.hosts == (HOST,)
     assert len(result.drifts) > 20  # a bare host: nearly everything else is still to be done, and shown
 
 
-def test_rehearsal_tells_the_findings_and_shows_what_would_be_written(rehearsal: "subprocess.CompletedProcess[str]") -> None:
-    assert "impossible: e2e_p90_ms" in rehearsal.stderr
+def test_replay_tells_the_findings_and_shows_what_would_be_written(replay: "subprocess.CompletedProcess[str]") -> None:
+    assert "impossible: e2e_p90_ms" in replay.stderr
     for line in ("+ max-model-len: 32768", "+ vm.swappiness = 10", "+ User=vllm", "+ CUDA_VISIBLE_DEVICES=0"):
-        assert line in rehearsal.stderr
+        assert line in replay.stderr
 
 
 def test_inventory_without_hosts_is_an_error(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_inventory_without_hosts_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_bad_data_is_an_error_for_people(data: str, said: str) -> None:
-    done = dry_run("inventories/rehearsal.py", "--data", data)
+    done = dry_run(HOST, "--data", data)
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -108,22 +108,17 @@ def test_bad_data_is_an_error_for_people(data: str, said: str) -> None:
 def test_host_that_talks_rubbish_fails_alone(tmp_path: Path) -> None:
     inventory = tmp_path / "two.py"
     inventory.write_text(
-        "import time\n"
-        "from pathlib import Path\n"
-        f"_good = Path({str(RECORDING)!r}).read_text().replace('NOW', str(int(time.time()))).splitlines()\n"
-        "_common = {'uname -s': 'Linux', 'command -v useradd': '/usr/sbin/useradd'}\n"
-        "def _host(name, probe):\n"
-        "    return name, {'fake_responses': {'@@bringup': probe, **_common}, 'fake_delay': 0, 'fake_delay_jitter': 0}\n"
-        "two = [_host('@fake/bad', ['This account is not available.']), _host('@fake/good', _good)]\n"
+        f"two = [{HOST!r}, ('@fake/bad', {{'fake_responses': {{'@@bringup': ['This account is not available.']}}, "
+        "'fake_delay': 0, 'fake_delay_jitter': 0})]\n"
     )
     done = dry_run(inventory, "--json")
     assert done.returncode == 1
     assert "is its login shell a POSIX shell?" in done.stderr
     failed = done.stderr.partition("Failed hosts:")[2]
     assert "@fake/bad" in failed
-    assert "@fake/good" not in failed
+    assert HOST not in failed
     changes = [host for operation in json.loads(done.stdout)["plan"] for host in operation["hosts_with_change"]]
-    assert set(changes) == {"@fake/good"}
+    assert set(changes) == {HOST}
 
 
 # --- what is written

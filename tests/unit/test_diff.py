@@ -73,7 +73,7 @@ def bringup_diff(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str
 
 
 def test_command_says_that_a_host_would_be_refused() -> None:
-    done = bringup_diff(ROOT, "inventories/rehearsal.py")
+    done = bringup_diff(ROOT, "@replay/4090d-workstation")
     assert done.returncode == 1
     assert "no NVIDIA driver runs" in " ".join(done.stdout.split())
     assert "a host would be refused" in done.stdout
@@ -104,7 +104,7 @@ def test_command_on_what_pyinfra_really_prints(small_project: Path, limit: list[
     ("arguments", "said"),
     [
         pytest.param(
-            ("inventories/rehearsal.py", "--data", "profil=x"), "did not get through; pyinfra's message stands above", id="data"
+            ("@replay/4090d-workstation", "--data", "profil=x"), "did not get through; pyinfra's message stands above", id="data"
         ),
         pytest.param(("inventories/no-such.py",), "did not get through", id="inventory"),
     ],
@@ -117,6 +117,6 @@ def test_command_that_cannot_make_the_dry_run(arguments: tuple[str, ...], said: 
 
 
 def test_command_outside_of_the_project(tmp_path: Path) -> None:
-    done = bringup_diff(tmp_path, "inventories/rehearsal.py")
+    done = bringup_diff(tmp_path, "@replay/4090d-workstation")
     assert done.returncode == 1
     assert "is not bringup's project folder" in " ".join((done.stdout + done.stderr).split())
