@@ -1,5 +1,5 @@
 # `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
-.PHONY: help setup demo test unit lab lint clean
+.PHONY: help setup demo test unit lab lint bench clean
 
 BIN := .venv/bin
 
@@ -9,6 +9,7 @@ help:
 	@echo "make unit    the unit tests alone (under a minute)"
 	@echo "make lab     the tests on throw-away hosts alone"
 	@echo "make lint    ruff, mypy, shellcheck"
+	@echo "make bench   what a host's facts cost over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
 
 setup:
@@ -34,6 +35,9 @@ test: lint
 	$(BIN)/pytest tests/unit tests/lab
 	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
 	@echo "Next: make demo"
+
+bench: setup
+	@$(BIN)/python -m benchmarks.round_trips
 
 clean:
 	@[ ! -x $(BIN)/bringup ] || $(BIN)/bringup lab down --base
