@@ -6,9 +6,10 @@ from typing import Any
 
 from bringup.catalog.entries import Engine, GpuModel, Model, Profile
 from bringup.errors import BringupError
+from bringup.findings import Finding
 from bringup.hardware import Frozen, Memory
 from bringup.plan.capacity import gpu_kv_bytes, kv_bytes_per_token, tokens_in
-from bringup.plan.model import Decision, Finding
+from bringup.plan.model import Decision
 
 GPU_BLOCK_TOKENS = 16
 """vLLM's default block size on CUDA (config/cache.py)."""
@@ -106,7 +107,8 @@ def gpu_options(gpu: GpuModel, engine: Engine, model: Model, profile: Profile, o
         Decision(
             key="gpu-memory-utilization",
             value=utilization,
-            why=f"{utilization:g} of the {gpu.cuda_visible_mib} MiB that CUDA sees; the rest stays for the desktop "
+            why=f"{utilization:g} of the {gpu.visible_mib} MiB that CUDA {'sees' if gpu.cuda_visible_mib else 'sees at least'}; "
+            "the rest stays for the desktop "
             "and for what vLLM uses beyond it",
             source="the advice; vLLM 0.24.0 used 0.6 to 1.0 GiB beyond its budget on 2026-11-24",
         ),

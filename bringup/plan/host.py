@@ -1,7 +1,8 @@
 """Kernel settings that this machine's facts justify."""
 
+from bringup.findings import Finding
 from bringup.hardware import HostFacts
-from bringup.plan.model import Decision, Finding
+from bringup.plan.model import Decision
 
 
 def plan_sysctls(facts: HostFacts, card_node: int | None) -> tuple[list[Decision], list[Finding]]:

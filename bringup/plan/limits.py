@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from bringup.catalog.entries import GpuModel, Model
-from bringup.plan.model import Finding
+from bringup.findings import Finding
 
 
 def ms_per_token_floor(model: Model, gpu: GpuModel) -> float:

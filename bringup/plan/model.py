@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any
 
+from bringup.findings.finding import Finding
 from bringup.hardware import Frozen
 
 
@@ -15,13 +16,6 @@ class Decision(Frozen):
     why: str
     source: str
     """Where the reason comes from: a measurement with its date, a datasheet, a line of vLLM, ``inventory`` for the user's own."""
-
-
-class Finding(Frozen):
-    """Something about this machine or this wish that the user should know."""
-
-    level: Literal["note", "warning", "impossible"]
-    text: str
 
 
 class ServicePlan(Frozen):

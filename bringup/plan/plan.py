@@ -4,12 +4,12 @@ from bringup.catalog import Catalog
 from bringup.catalog.entries import GpuModel, Model
 from bringup.catalog.loader import engine_checksum
 from bringup.errors import BringupError
+from bringup.findings import Finding
 from bringup.hardware import Gpu, HostFacts
 from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, cpu_options, gpu_options
 from bringup.plan.host import plan_sysctls
 from bringup.plan.limits import check_lines
-from bringup.plan.memory import memory_findings
-from bringup.plan.model import Decision, Finding, Needs, Plan, ServicePlan, SmokePlan
+from bringup.plan.model import Decision, Needs, Plan, ServicePlan, SmokePlan
 from bringup.plan.placement import serving_cpus
 from bringup.probe.cpu import format_cpu_list
 from bringup.settings import HostFolderSource, Settings, normalized_engine_settings
@@ -97,7 +97,7 @@ def make_plan(
     cpus, why_cpus = serving_cpus(facts.cpu, card[0].numa_node if card else None)
     placement = Decision(key="cpu-affinity", value=format_cpu_list(cpus), why=why_cpus, source="derived (plan/placement.py)")
     sysctls, sysctl_findings = plan_sysctls(facts, card[0].numa_node if card else None)
-    findings += [*sysctl_findings, *memory_findings(facts.memory_modules)]
+    findings += sysctl_findings
 
     engine_dir = f"{ENGINES_DIR}/{engine.name}-{engine_checksum(engine)[:8]}"
     model_dir = _model_dir(model, settings, model_revision)
