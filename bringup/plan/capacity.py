@@ -24,7 +24,7 @@ def gpu_kv_bytes(gpu: GpuModel, model: Model, overhead: Overhead, utilization: f
     requested (utilisation × memory that CUDA sees) − weights − activation peak − non-torch memory − CUDA graphs; on a card
     that the overhead was not measured on, less the margin. Zero or less means that the model does not fit.
     """
-    requested = utilization * gpu.cuda_visible_mib * 2**20
+    requested = utilization * gpu.visible_mib * 2**20
     used_gib = model.weights_gib + overhead.activation_gib + overhead.non_torch_gib + overhead.cuda_graphs_gib
     left = requested - used_gib * _GIB
     return left if gpu.name in overhead.calibrated_for else left * (1 - overhead.margin)

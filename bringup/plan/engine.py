@@ -108,8 +108,7 @@ def gpu_options(gpu: GpuModel, engine: Engine, model: Model, profile: Profile, o
             key="gpu-memory-utilization",
             value=utilization,
             why=f"{utilization:g} of the {gpu.visible_mib} MiB that CUDA {'sees' if gpu.cuda_visible_mib else 'sees at least'}; "
-            "the rest stays for the desktop "
-            "and for what vLLM uses beyond it",
+            "the rest stays for the desktop and for what vLLM uses beyond it",
             source="the advice; vLLM 0.24.0 used 0.6 to 1.0 GiB beyond its budget on 2026-11-24",
         ),
         _context(profile.context_wanted, model, tokens),
