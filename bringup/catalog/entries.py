@@ -21,7 +21,7 @@ _DRIVER_LEAST_MIB = 512
 """What is taken for the driver's own memory: more than the most that was seen. nvidia-smi's total less what PyTorch reports as the
 card's capacity: 357 to 480 MiB on a 4090 (24564, 23.64 to 23.52 GiB), 482 on a 5080 (16303, 15.45 GiB), 515 on a 5090 (32607,
 31.34 GiB), 638 on an RTX PRO 6000 (97887, 94.97 GiB), 922 on an A100 (81920, 79.10 GiB), 1103 on a GH200 or H20 (97871,
-94.50 GiB), all from published logs; NVML reserved 480 MiB of an H100 (driver 580.159.04, 2026-11-24)."""
+94.50 GiB), from published logs, paired by size; NVML reserved 480 MiB of an H100 (driver 580.159.04, 2026-11-24)."""
 _INLINE_ECC = 15 / 16
 """What is left where error correction lies in the memory itself: an A10 of 24576 MiB shows 23028 (published nvidia-smi output)."""
 

@@ -9,8 +9,11 @@ from pydantic import ValidationError
 
 from bringup.catalog import load_catalog
 from bringup.catalog.entries import ARCHITECTURES, GpuModel
+from bringup.errors import BringupError
+from bringup.plan.engine import gpu_options
 
-GPUS = load_catalog().gpus
+CATALOG = load_catalog()
+GPUS = CATALOG.gpus
 PCI_IDS = Path("/usr/share/misc/pci.ids")
 
 CARD: dict[str, Any] = {
@@ -103,7 +106,7 @@ def test_figures_that_cannot_all_be_true_are_refused(fields: dict[str, Any], mes
     ],
 )
 def test_estimate_is_below_the_least_that_logs_show_and_not_far_below(pci_id: str, seen_gib: float) -> None:
-    """The least that PyTorch named as such a card's total capacity in published logs, looked up on 2026-11-24."""
+    """The least total capacity that PyTorch named in published logs, looked up on 2026-11-24; most name no card, so the size tells it."""
     gpu = card(pci_id)
     assert gpu.cuda_visible_mib is None
     assert 0.97 * seen_gib * 1024 < gpu.visible_mib <= seen_gib * 1024
@@ -117,6 +120,35 @@ def test_nominal_size_leaves_room_for_error_correction() -> None:
     """An A10 is sold with 24 GiB, shows 23028 MiB, and CUDA sees less."""
     nominal = GpuModel.model_validate(CARD | {"vram_mib": 24576, "vram_nominal": True})
     assert nominal.visible_mib < 23028 < GpuModel.model_validate(CARD | {"vram_mib": 24576}).visible_mib
+
+
+def options(gpu: GpuModel) -> tuple[str, int]:
+    """What the plan says of the card's memory, and how many tokens it predicts."""
+    model, profile = CATALOG.model("qwen3-4b"), CATALOG.profile("interactive")
+    planned = gpu_options(gpu, CATALOG.engine(None, "cuda"), model, profile, {})
+    (why,) = [decision.why for decision in planned.decisions if decision.key == "gpu-memory-utilization"]
+    return why, planned.kv_cache_tokens
+
+
+@pytest.mark.parametrize(
+    ("pci_id", "words"),
+    [
+        pytest.param("10de:2685", "24207 MiB that CUDA sees;", id="known"),
+        pytest.param("10de:2204", "24064 MiB that CUDA sees at least;", id="estimated"),
+    ],
+)
+def test_plan_says_whether_the_memory_is_known(pci_id: str, words: str) -> None:
+    assert words in options(card(pci_id))[0]
+
+
+def test_plan_follows_the_estimate() -> None:
+    """A 3090 has 12 MiB more than a 4090, but what CUDA sees of it is estimated: fewer tokens, not more."""
+    assert 0.95 * options(card("10de:2684"))[1] < options(card("10de:2204"))[1] < options(card("10de:2684"))[1]
+
+
+def test_model_that_does_not_fit_is_refused_on_a_small_card() -> None:
+    with pytest.raises(BringupError, match="does not fit a GeForce RTX 3070 "):
+        options(card("10de:2484"))
 
 
 # --- the cards
