@@ -71,6 +71,21 @@ def dry_run(inventory: str, deploy: str, arguments: Sequence[str] = ()) -> DryRu
     return read_plan(operations, all_hosts_looked_at=done.returncode == 0)
 
 
+def probe_hosts(inventory: str, arguments: Sequence[str] = ()) -> tuple[dict[str, str], bool]:
+    """Run the probe on every host; returns host → what it printed, and whether every host answered.
+
+    Raises:
+        BringupError: pyinfra could not look at any host; its own message was shown before.
+    """
+    command = [_pyinfra(), inventory, *arguments, "fact", "facts.host.HostProbeText", "--json"]
+    done = subprocess.run(command, cwd=project_root(), check=False, stdout=subprocess.PIPE, text=True, errors="replace")
+    try:
+        (texts,) = json.loads(done.stdout).values()
+        return {host: text for host, text in texts.items() if isinstance(text, str)}, done.returncode == 0
+    except (ValueError, AttributeError) as error:
+        raise BringupError(f"{inventory} could not be looked at; pyinfra's message stands above") from error
+
+
 def read_plan(operations: Sequence[dict[str, object]], all_hosts_looked_at: bool) -> DryRun:
     """Sort the operations of pyinfra's JSON plan into drift and refusals."""
     drifts: list[Drift] = []
