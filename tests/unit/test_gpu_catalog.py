@@ -106,7 +106,7 @@ def test_figures_that_cannot_all_be_true_are_refused(fields: dict[str, Any], mes
     ],
 )
 def test_estimate_is_below_the_least_that_logs_show_and_not_far_below(pci_id: str, seen_gib: float) -> None:
-    """The least total capacity that PyTorch named in published logs, looked up on 2026-11-24; most name no card, so the size tells it."""
+    """The least capacity that PyTorch named in published logs (2026-11-24); most name no card, so the size tells which."""
     gpu = card(pci_id)
     assert gpu.cuda_visible_mib is None
     assert 0.97 * seen_gib * 1024 < gpu.visible_mib <= seen_gib * 1024
