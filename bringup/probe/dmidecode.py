@@ -13,7 +13,7 @@ from bringup.hardware import MemoryFacts, MemoryModule
 _CHANNEL_BITS = 64  # a channel, as users count them; DDR5 splits it into two subchannels of 32, LPDDR5 into four of 16
 
 # (what it is, pattern over "bank | locator"); its groups, and every processor, node or controller named beside it, name the channel
-_PART_OF = r"(?<![A-Z])(?:CPU|PROC|SOCKET|NODE|P|I?MC|CONTROLLER)[ _-]?(\d{1,3})"
+_PART_OF = r"(?<![A-Z])(?:CPU|PROC|SOCKET|NODE|P|CONTROLLER)[ _-]?(\d{1,3})"
 _CONTROLLER = r"Controller ?(\d+)"
 _RULES: tuple[tuple[str, str], ...] = (
     # Intel's client platforms with DDR5: each memory controller is one 64-bit channel; the letter behind it is its subchannel or
@@ -21,7 +21,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("memory controller", _CONTROLLER),
     ("channel", r"(?<![A-Z])CH(?:AN(?:NEL)?)?[ _-]{0,2}(?:(\d{1,2})|([A-Z])(?=DIMM|[^A-Z]|$))"),  # P0 CHANNEL A, ChannelA-DIMM0
     ("channel", r"(?<![A-Z])C(\d{1,2})_?D\d"),  # CPU0_C1D0
-    ("channel letter", r"(?:(?:DIMM|DDR\d|XMM)[ _-]?(?:P\d_)?|(?<![A-Z])P\d_)([A-Z])\d{0,2}(?![A-Z0-9])"),  # DIMM_A1, DDR5-B2
+    ("channel letter", r"(?:(?:DIMM|DDR\d|XMM)[ _-]?|(?<![A-Z])P\d_)([A-Z])\d{0,2}(?![A-Z0-9])"),  # DIMM_A1, DDR5-B2
 )
 _NOT_MAIN_MEMORY = ("flash", "rom", "eeprom", "non-volatile", "eprom")
 _BEFORE_DDR5 = re.compile(r"(LP)?DDR[234]?\b")
@@ -51,7 +51,7 @@ def parse_memory(text: str) -> MemoryFacts:
     Raises:
         ValueError: the text describes no memory device at all.
     """
-    blocks = re.split(r"\n\s*\n|\n(?=Handle 0x)", text.replace("\r\n", "\n"))
+    blocks = re.split(r"\n\s*\n|\n(?=Handle 0x)", text)
     devices = [_fields(block) for block in blocks if re.search(r"^\s*Memory Device\s*$", block, re.M)]
     if not devices:
         raise ValueError("dmidecode described no memory device (is it run as root?)")
@@ -86,13 +86,13 @@ def _fields(block: str) -> dict[str, str]:
 
 def _number(text: str) -> int | None:
     """The whole number that a field begins with; None for Unknown, 0 and anything longer than a number of hardware is."""
-    match = re.match(r"(\d{1,9})\b", text, re.ASCII)
+    match = re.match(r"(\d{1,9})\b", text)
     return int(match[1]) or None if match else None
 
 
 def _module(device: dict[str, str]) -> MemoryModule | None:
     # dmidecode 3.7 writes GiB where older ones wrote GB; both mean 1024³ bytes
-    match = re.fullmatch(r"(\d{1,9}) ?([kKMGT])i?B", device.get("Size", ""), re.ASCII)
+    match = re.fullmatch(r"(\d{1,9}) ?([kKMGT])i?B", device.get("Size", ""))
     if match is None or int(match[1]) == 0:
         return None
     kind = device.get("Type", "")
@@ -124,7 +124,7 @@ def _channels(slots: list[_Slot], modules: tuple[MemoryModule, ...], sockets: in
     names = Counter(slot.name for slot in slots)
     if all(names[slot.name] == 1 for slot in used):  # else two modules share a name, which therefore means nothing
         for what, pattern in (*_RULES[1:], _RULES[0]) if old else _RULES:
-            keys = [re.search(pattern, slot.name, re.I | re.ASCII) for slot in used]
+            keys = [re.search(pattern, slot.name, re.I) for slot in used]
             if all(keys):
                 places = {(*_parts(slot), *match.groups()) for slot, match in zip(used, keys, strict=True) if match}
                 return len(places), False, f"by {what} in the slots' names"
@@ -136,7 +136,7 @@ def _channels(slots: list[_Slot], modules: tuple[MemoryModule, ...], sockets: in
 
 
 def _parts(slot: _Slot) -> tuple[str, ...]:
-    return tuple(re.findall(_PART_OF, slot.name, re.I | re.ASCII))
+    return tuple(re.findall(_PART_OF, slot.name, re.I))
 
 
 def _by_width(used: list[_Slot], widths: list[int], old: bool) -> _Answer:
@@ -144,7 +144,7 @@ def _by_width(used: list[_Slot], widths: list[int], old: bool) -> _Answer:
     told = sum(widths)
     # LPDDR channels are 16 or 32 bits wide, and only one or two entries can each stand for a whole 64-bit channel
     bits = sum(min(width, 32) for width in widths) if len(used) >= 4 else told
-    controllers = {match[1] for slot in used if (match := re.search(_CONTROLLER, slot.name, re.I | re.ASCII))}
+    controllers = {match[1] for slot in used if (match := re.search(_CONTROLLER, slot.name, re.I))}
     if controllers and not old:  # Intel's client platforms, 64 bits each
         bits = min(bits or len(controllers) * _CHANNEL_BITS, len(controllers) * _CHANNEL_BITS)
     if bits < _CHANNEL_BITS:
@@ -154,7 +154,7 @@ def _by_width(used: list[_Slot], widths: list[int], old: bool) -> _Answer:
 
 def _by_wiring(slots: list[_Slot], used: list[_Slot], sockets: int, old: bool) -> _Answer:
     """Where the names tell no channel: what the node or the number of a slot says, given how such slots are wired."""
-    nodes = Counter(_parts(slot) for slot in slots if re.search(r"\bNODE \d", slot.bank, re.I | re.ASCII))
+    nodes = Counter(_parts(slot) for slot in slots if re.search(r"\bNODE \d", slot.bank, re.I))
     if not old and sum(nodes.values()) == len(slots) and max(nodes.values()) <= 4:
         count = sum(min(2, modules) for modules in Counter(_parts(slot) for slot in used).values())
         return count, True, "each NODE is a memory controller, which in Xeons with DDR5 has two channels"
@@ -168,7 +168,7 @@ def _by_wiring(slots: list[_Slot], used: list[_Slot], sockets: int, old: bool) -
 
 def _by_number(slots: list[_Slot], sockets: int, old: bool) -> int | None:
     """Populated channels, if each plausible wiring of the numbered slots gives the same; else None."""
-    numbers = [int(match[1]) for slot in slots if (match := re.search(r"(\d{1,2})$", slot.locator, re.ASCII))]
+    numbers = [int(match[1]) for slot in slots if (match := re.search(r"(\d{1,2})$", slot.locator))]
     if len(numbers) < len(slots):
         return None
     dell = all(re.fullmatch(r"[A-H]\d+", slot.locator) for slot in slots)  # its servers: the letter is the processor

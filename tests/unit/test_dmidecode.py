@@ -127,6 +127,9 @@ def named(*names: str, **fields: str) -> list[str]:
         pytest.param(named("Controller0-ChannelA-DIMM0", "Controller1-ChannelB-DIMM0"), 2, False, id="Intel-controllers"),
         pytest.param(named("Controller0-ChannelA-DIMM0", "Controller0-ChannelB-DIMM1"), 1, False, id="DDR5-one-controller"),
         pytest.param(named("Controller0-ChannelA-DIMM0", "Controller0-ChannelB-DIMM0", kind="DDR4"), 2, False, id="DDR4-Rocket"),
+        pytest.param(named("Controller0-ChannelA-DIMM0", "Controller1-ChannelA-DIMM0", kind="DDR4"), 2, False, id="DDR4-Tiger"),
+        pytest.param(named("Channel-0-DIMM-1", "Channel-1-DIMM-1"), 2, False, id="channel-numbers"),
+        pytest.param(named("Bench 1 | DIMM1", "Bench 1 | DIMM2"), 2, True, id="no-channel-in-a-word"),
         pytest.param(named("Controller0-DIMM1", "Controller1-DIMM1", kind="DDR4"), 2, False, id="DDR4-no-letter"),
         pytest.param(named("Controller0ChannelADimm1 | DIMM3", "Controller1ChannelBDimm1 | DIMM1"), 2, False, id="HP"),
         pytest.param(named("P0 CHANNEL A | DIMM 0", "P0 CHANNEL B | DIMM 0"), 2, False, id="AMD"),
@@ -161,11 +164,13 @@ def named(*names: str, **fields: str) -> list[str]:
         pytest.param(numbered("CPU0 | CPU0-DIMM{}", 8, [1, 3, 6, 8]), 4, True, id="HP-workstation"),
         pytest.param(numbered("CPU0 | CPU0-DIMM{}", 8, [*range(1, 9)]), None, False, id="HP-workstation-that-depends"),
         pytest.param(numbered("DIMM{}", 24, [1, 2]), None, False, id="wired-either-way"),
-        pytest.param(
-            slots([f"DIMM{n}" for n in (1, 9, 2, 10, 3, 11, 4, 12)], ["DIMM1", "DIMM2"]), None, False, id="slots-left-out"
-        ),
+        pytest.param(slots([f"A{n}" for n in (1, 2, 3, 4, 9, 10, 11, 12)], ["A1", "A9"]), None, False, id="slots-left-out"),
         pytest.param(slots([f"DIMM{n}" for n in (1, 5, 2, 6, 3, 7, 4, 8)], ["DIMM1", "DIMM2"]), 2, True, id="Dell-workstation"),
         pytest.param(named(*(f"NODE {n // 2} | CPU0_DIMM_{n}" for n in range(8))), 8, True, id="two-channels-a-node"),
+        pytest.param(named(*(f"NODE {n // 4} | CPU0_DIMM_{n}" for n in range(8))), 4, True, id="two-modules-a-channel-of-a-node"),
+        pytest.param(named(*(f"NODE {n // 8} | CPU0_DIMM_{n}" for n in range(16))), None, False, id="node-that-is-no-controller"),
+        pytest.param(named("ChannelA TOP1", "ChannelA TOP2"), 1, False, id="no-processor-in-a-word"),
+        pytest.param(named("DIMM1", "DIMM2", kind="<OUT OF SPEC>"), 2, True, id="dmidecode-older-than-DDR5-numbers"),
         pytest.param(numbered("Slot {}", 8, [*range(1, 9)], kind="DDR4"), None, False, id="server-that-does-not-tell"),
         pytest.param(numbered("DIMM {}", 1, [1], kind="RAM", speed="Unknown"), None, False, id="QEMU"),
         pytest.param(named("RAM slot #0 | RAM slot #0", kind="DRAM", speed="Unknown"), None, False, id="VMware"),
@@ -179,9 +184,15 @@ def test_spelling(devices: list[str], channels: int | None, inferred: bool) -> N
     assert facts.channels_reason
 
 
-def test_processors_share_slots_that_are_numbered_throughout() -> None:
-    devices = numbered("DIMM {}", 32, [1, 3, 17, 19])  # however they are wired, two channels a processor
-    assert parse_memory(dump(*devices, processors=2)).channels == 4
+@pytest.mark.parametrize(
+    ("slots_in_all", "populated", "channels"),
+    [
+        pytest.param(32, [1, 3, 17, 19], 4, id="numbered-throughout"),  # however they are wired, two channels a processor
+        pytest.param(4, [1, 2, 3, 4], None, id="few-slots-but-no-desktop"),
+    ],
+)
+def test_two_processors(slots_in_all: int, populated: list[int], channels: int | None) -> None:
+    assert parse_memory(dump(*numbered("DIMM {}", slots_in_all, populated), processors=2)).channels == channels
 
 
 @pytest.mark.parametrize(
