@@ -21,7 +21,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("memory controller", _CONTROLLER),
     ("channel", r"(?<![A-Z])CH(?:AN(?:NEL)?)?[ _-]{0,2}(?:(\d{1,2})|([A-Z])(?=DIMM|[^A-Z]|$))"),  # P0 CHANNEL A, ChannelA-DIMM0
     ("channel", r"(?<![A-Z])C(\d{1,2})_?D\d"),  # CPU0_C1D0
-    ("channel letter", r"(?:(?:DIMM|DDR\d|XMM)[ _-]?|(?<![A-Z])P\d_)([A-Z])\d{0,2}(?![A-Z0-9])"),  # DIMM_A1, DDR5-B2
+    ("channel letter", r"(?:DIMM|DDR\d|XMM)[ _-]?(?:P\d_)?([A-Z])\d{0,2}(?![A-Z0-9])"),  # DIMM_A1, DDR5-B2, DIMM_P0_C0
 )
 _NOT_MAIN_MEMORY = ("flash", "rom", "eeprom", "non-volatile", "eprom")
 _BEFORE_DDR5 = re.compile(r"(LP)?DDR[234]?\b")

@@ -143,7 +143,7 @@ def named(*names: str, **fields: str) -> list[str]:
         pytest.param(named(*(f"NODE {s} CHANNEL {c} DIMM {d} | D{s}{c}{d}" for s in "01" for c in "012" for d in "01")), 6, False),
         pytest.param(named("SOCKET 0 CHANNEL 0 DIMM 0 | DIMM000", "SOCKET 1 CHANNEL 0 DIMM 0 | DIMM100"), 2, False, id="Huawei"),
         pytest.param(named("CPU0_C0D0", "CPU0_C1D0", "CPU0_C1D1", "CPU1_C0D0"), 3, False, id="Inspur"),
-        pytest.param(named("DIMM_P0_A0", "DIMM_P0_A1", "DIMM_P1_A0"), 2, False, id="Gigabyte-server"),
+        pytest.param(named("DIMM_P0_A0", "DIMM_P0_A1", "DIMM_P0_B0", "DIMM_P1_A0"), 3, False, id="Gigabyte-server"),
         pytest.param(named("DIMM_P0_A0", kind="<OUT OF SPEC>"), 1, False, id="dmidecode-older-than-DDR5"),
         pytest.param(numbered("DIMM {}", 2, [1]), 1, False, id="one-module"),
         pytest.param(numbered("DIMM{}", 4, [1, 2, 3, 4]), 2, True, id="desktop-that-does-not-tell"),
