@@ -118,6 +118,7 @@ def _temperature(card: ElementTree.Element) -> GpuTemperature:
     """Newer cards tell thresholds as distances from the highest temperature that they may run at, which is now plus T.Limit.
 
     On our H100 (2026-11-24): 42 °C now, T.Limit 45, slow-down -2, shutdown -8; NVML gives 87, 89 and 95 °C.
+    Both readings are rounded, so that the thresholds may be off by one.
     """
     now = _int(card, "temperature/gpu_temp")
     margin = _int(card, "temperature/gpu_temp_tlimit")

@@ -116,7 +116,9 @@ if has nvidia-smi; then
   timeout -k 2 15 nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version --format=csv,noheader,nounits 2>&1
   [ $? -lt 124 ] || { answers=; echo "nvidia-smi did not answer within 15 s"; }
 else answers=; echo "nvidia-smi is not installed"; fi
-section nvidia-smi-xml; [ -n "$answers" ] && timeout -k 2 30 nvidia-smi -q -x 2>&1
+section nvidia-smi-xml
+# most of the report is a table of clocks that nobody reads
+[ -n "$answers" ] && timeout -k 2 30 nvidia-smi -q -x 2>&1 | sed '/<supported_clocks>/,/<\/supported_clocks>/d'
 section kernel-log
 if [ "$root" = none ]; then echo "dmesg needs root's rights"
 elif ! has dmesg; then echo "dmesg is not installed"
