@@ -30,13 +30,13 @@ _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9a-f]*:[0-9a-f]*:)[0-9a-f:]{3,}(?![\w:])",
 # the ranges for documentation (RFC 5737, RFC 3849)
 _DOCUMENTATION = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8::/32"))
 # who built a kernel module, and where; NVIDIA's own build hosts stand in everybody's
-_AT_HOST = re.compile(r"\b(?!dvs-builder@)[\w.+-]+@[\w.-]*\w")
-_LABELLED = re.compile(r"\b(serial number|serial|asset tag|uuid|guid|board id|[gb]\w+ part number)(\s*[:=]\s*)(\S[^\n]*)", re.I)
+_AT_HOST = re.compile(r"(?<![\w.+-])(?!dvs-builder@)[\w.+-]+@[\w.-]*")
+_LABELLED = re.compile(r"\b(serial number|serial|asset tag|uuid|guid|board id|[gb]\w+ part number)([ \t]*:[ \t]*)(\S[^\n]*)", re.I)
 _ELEMENT = re.compile(r"<(\w*(?:serial|uuid|guid|pdi|board_id|host_id|part_number|asset)\w*)>([^<]*)</\1>", re.I)
 _NOTHING = frozenset({"", "0", "N/A", "[N/A]", "None", "Unknown", "Not Specified", "Not Found", "[Not Found]"})
 _PROCESS = re.compile(r"<process_name>([^<]*)</process_name>")
 # a person's folder, wherever it is mounted, and what lies below
-_HOME = re.compile(r"(?:/[\w.+-]+)*?/(?:home|Users|media)/([^/\s:;,|\"'<>]+)(/[^\s:;,|\"'<>]*)?")
+_HOME = re.compile(r"(?:(?<![\w.+/-])(?:/[\w.+-]+)*?)?/(?:home|Users|media)/([^/\s:;,|\"'<>]+)(/[^\s:;,|\"'<>]*)?")
 _OWN_FOLDERS = ("/opt/bringup/", "/var/lib/bringup/")
 _DEVICE = re.compile(r"/dev/[^\s,;:\"'=]+(?::[^\s,;:\"'=]+)?")
 # the kernel's own numbering; everything else (volume groups, labels, serial numbers in by-id) was named by somebody

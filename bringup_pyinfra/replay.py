@@ -51,7 +51,7 @@ def _would_change() -> bool:
     if "dry" not in given or "operations" not in given:
         return False
     only_shows = given["dry"] or given["debug_facts"] or given["debug_operations"] or (given["json_output"] and not given["yes"])
-    return not only_shows and given["operations"][0] not in ("fact", "debug-inventory")
+    return not only_shows and given["operations"][0] != "fact"
 
 
 class ReplayConnector(BaseConnector):
