@@ -70,7 +70,9 @@ class Catalog(Frozen):
 
 
 def _read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(files("bringup.catalog").joinpath(name).read_text(encoding="utf-8"))
+    text = files("bringup.catalog").joinpath(name).read_text(encoding="utf-8")
+    # libyaml, where PyYAML was built with it, reads the cards five times as fast; both are safe loaders
+    content: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
     return content
 
 
