@@ -16,7 +16,6 @@ from pyinfra import logger
 from pyinfra.api import Host, Inventory
 from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.exceptions import InventoryError, PyinfraError
-from pyinfra.facts.files import File
 
 from bringup.catalog import Catalog, load_catalog
 from bringup.errors import BringupError
@@ -24,7 +23,7 @@ from bringup.hardware import HostFacts
 from bringup.model_folder import FolderManifest, read_folder
 from bringup.plan import Plan, make_plan
 from bringup.plan.preflight import host_blockers, plan_blockers
-from bringup.settings import ControlFolderSource, HubSource, Settings, check_inventory
+from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, Settings, check_inventory
 from deploys.render import templates_checksum
 from facts.host import HostProbe
 
@@ -61,6 +60,10 @@ class Context:
             if not self.blockers:
                 raise
             logger.warning(f"the rest cannot be shown for a host that is refused: {error}")
+
+
+_PROBE_LIMIT_S = 180
+"""A probe takes a second or two; one that waits for a dead card or disk must not hold up the other hosts for ever."""
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +117,9 @@ def prepare(host: Host, inventory: Inventory) -> Context:
     """
     catalog = _catalog()
     settings = _settings_of_all(inventory)[host.name]
-    facts = host.get_fact(HostProbe)
+    source = settings.model_source
+    in_place = source.path if isinstance(source, HostFolderSource) else None
+    facts = host.get_fact(HostProbe, model_folder=in_place, _timeout=_PROBE_LIMIT_S)
     if facts is None:
         # pyinfra has failed this host and said why, yet goes on with its deploy code; this ends it, for this host alone
         raise GreenletExit
@@ -124,7 +129,6 @@ def prepare(host: Host, inventory: Inventory) -> Context:
     api_key = None
     try:
         api_key = _read_api_key(settings)
-        source = settings.model_source
         if isinstance(source, ControlFolderSource):
             if shutil.which("rsync") is None:
                 blockers.append("rsync is missing on the control machine, which copies the model with it: apt-get install rsync")
@@ -135,7 +139,7 @@ def prepare(host: Host, inventory: Inventory) -> Context:
             revision = source.revision or catalog.model(settings.model).revision or ""
         else:
             revision = "in-place"
-            if not host.get_fact(File, path=f"{source.path}/config.json", _sudo=facts.root_access == "sudo"):
+            if not facts.model_folder_holds_model:
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
         plan = make_plan(facts, settings, catalog, revision, templates_checksum(), _fingerprint(api_key) if api_key else None)
         blockers += plan_blockers(facts, plan)

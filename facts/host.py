@@ -8,9 +8,9 @@ from bringup.probe.sections import probe_script
 
 
 class _Probe:
-    def command(self) -> str:
+    def command(self, model_folder: str | None = None) -> str:
         """The probe: a POSIX shell script that only reads."""
-        return probe_script()
+        return probe_script(model_folder)
 
 
 class HostProbe(_Probe, FactBase[HostFacts]):

@@ -43,6 +43,8 @@ class HostFacts(Frozen):
     """Environments that are built on the host: folder name to the checksum of the requirement list they were built from."""
     models: dict[str, str] = Field(default_factory=dict)
     """Models that are complete on the host: folder name to the fingerprint of their source."""
+    model_folder_holds_model: bool | None = None
+    """Whether the folder that the inventory names on the host holds a model; None where it names none."""
     served: ServedRelease | None = None
     service_state: str = "absent"
     """systemd's ActiveState of vllm.service, or ``absent``."""

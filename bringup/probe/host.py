@@ -141,6 +141,7 @@ def parse_host(text: str) -> HostFacts:
         nvidia=nvidia,
         engines=parse_markers(body("engines")),
         models=parse_markers(body("models")),
+        model_folder_holds_model={"present": True, "absent": False}.get(body("model-folder").strip()),
         served=parse_release(body("release")),
         service_user_home=read("service-user", parse_home, no_home),
         service_state=service.active,

@@ -164,6 +164,10 @@ for name in vm.swappiness kernel.numa_balancing; do
   if $asroot test -w "$file"; then access=rw; else access=ro; fi
   printf '%s %s %s\n' "$name" "$access" "$(cat "$file")"
 done
+section model-folder
+if [ -n "${model_folder:-}" ]; then
+  if $asroot test -f "$model_folder/config.json"; then echo present; else echo absent; fi
+fi
 section engines
 for marker in /opt/bringup/engines/*/.bringup-built /opt/bringup/tools/*/.bringup-built; do
   # an interpreter that a distribution upgrade took away leaves an environment that is no use

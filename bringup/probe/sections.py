@@ -1,13 +1,19 @@
 """The labelled sections that probe.sh prints."""
 
+import shlex
 from importlib.resources import files
 
 _MARK = "@@bringup "
 
 
-def probe_script() -> str:
-    """Return the POSIX shell script that prints the sections."""
-    return files("bringup.probe").joinpath("probe.sh").read_text(encoding="utf-8")
+def probe_script(model_folder: str | None = None) -> str:
+    """Return the POSIX shell script that prints the sections.
+
+    Args:
+        model_folder: a folder on the host that should hold a model; whether it does is a section of its own.
+    """
+    script = files("bringup.probe").joinpath("probe.sh").read_text(encoding="utf-8")
+    return f"model_folder={shlex.quote(model_folder)}\n{script}" if model_folder else script
 
 
 def split_sections(text: str) -> dict[str, str]:
