@@ -3,7 +3,7 @@
 NAME is a recording that comes with bringup, or the path of a recording's folder: ``@replay/4090d-workstation``,
 ``@replay/./my-box``, ``@replay//srv/recordings/my-box``. Several hosts are separated by commas, each with its ``@replay/``.
 
-pyinfra loads this module in every run, whoever's project it is, so it imports nothing of bringup before it is used.
+pyinfra loads this module in every run of every project, so it imports nothing of bringup before it is used.
 """
 
 import time
