@@ -75,6 +75,8 @@ def with_cpu(**fields: Any) -> HostFacts:
             },
         ),
         ("dual-socket-four-cards", {"driver-upgrades-itself", "memory-slow", "gpus-mixed"}),
+        ("lab-host", {"read-only-sysctls"}),
+        ("h100-datacenter", {"no-systemd"}),
         ("rented-container", {"no-systemd", "cpu-quota", "read-only-sysctls", "gpu-not-ours", "cpu-governor"}),
     ],
 )

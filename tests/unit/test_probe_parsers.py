@@ -466,6 +466,7 @@ def test_board_that_names_nothing() -> None:
         ("amd-two-ccd-4090d", ("none", 1, 16, 32, 1, 2, 3600, 57.6, 128.0, ["10de:2685"])),
         ("dual-socket-four-cards", ("none", 2, 64, 128, 2, 16, 4400, 563.2, 512.0, ["10de:2685"] * 3 + ["10de:2684"])),
         ("rented-container", ("docker", 1, 64, 128, 1, None, None, None, None, ["10de:2685"] * 4)),
+        ("lab-host", ("systemd-nspawn", 1, 2, 2, 1, None, None, None, None, [])),
         ("h100-datacenter", ("docker", 1, 16, 16, 1, None, None, None, None, ["10de:2330"])),
     ],
 )
