@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,22 @@ class Run:
     def probes(self) -> int:
         """How many of its commands are the probe or a part of it."""
         return sum("@@bringup" in command for command in self.commands)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All runs, and what a round trip took on the link when it had delay."""
+
+    runs: Mapping[tuple[Way, int], Sequence[Run]]
+    round_trip_ms: float
+
+    def median_s(self, way: Way, round_trip_ms: int) -> float:
+        """The median wall time of one way to ask."""
+        return statistics.median(run.wall_s for run in self.runs[way, round_trip_ms])
+
+    def added_s(self, way: Way) -> float:
+        """What the delay added to it."""
+        return self.median_s(way, ROUND_TRIP_MS) - self.median_s(way, 0)
 
 
 HOSTNAME = Way("server.Hostname", ("fact", "server.Hostname"))
@@ -143,20 +159,23 @@ def _answers(run: Run) -> list[str]:
     return [answer for by_host in json.loads(run.stdout).values() for answer in by_host.values()]
 
 
-def measure(link: DelayedLink, host: DistantHost, repeats: int, console: Console) -> Mapping[tuple[Way, int], Sequence[Run]]:
+def measure(link: DelayedLink, host: DistantHost, repeats: int, console: Console) -> Measured:
     """Ask in every way over a link without and with delay, in turns, so that a change of the machine's load meets all alike."""
     check_same_knowledge(host)
     runs: dict[tuple[Way, int], list[Run]] = defaultdict(list)
+    round_trips_ms = []
     for repeat in range(repeats):
         for round_trip_ms in (0, ROUND_TRIP_MS):
             measured_ms = set_round_trip(link, host, round_trip_ms)
             console.print(f"repeat {repeat + 1} of {repeats}: TCP connects in {measured_ms:.2f} ms", highlight=False)
+            if round_trip_ms:
+                round_trips_ms.append(measured_ms)
             for way in WAYS:
                 runs[way, round_trip_ms].append(ask(host, way))
-    return runs
+    return Measured(runs, statistics.median(round_trips_ms))
 
 
-def table(runs: Mapping[tuple[Way, int], Sequence[Run]]) -> Table:
+def table(measured: Measured) -> Table:
     """One row a way: commands that are the probe's and others; medians and ranges of the wall times, from pyinfra's start to its
     exit; what the delay added to the median, also as a number of round trips."""
     view = Table(title="What one run of pyinfra costs: SSH commands, and wall time in seconds", box=SIMPLE)
@@ -164,41 +183,36 @@ def table(runs: Mapping[tuple[Way, int], Sequence[Run]]) -> Table:
     for heading in ("probe", "other", "at 0 ms", f"at {ROUND_TRIP_MS} ms", "added", "round\ntrips"):
         view.add_column(heading, justify="right", no_wrap=True)
     for way in WAYS:
-        near, far = runs[way, 0], runs[way, ROUND_TRIP_MS]
-        added_s = _median_s(far) - _median_s(near)
+        runs = [*measured.runs[way, 0], *measured.runs[way, ROUND_TRIP_MS]]
         view.add_row(
             way.name,
-            _same(run.probes for run in (*near, *far)),
-            _same(len(run.commands) - run.probes for run in (*near, *far)),
-            _wall(near),
-            _wall(far),
-            f"{added_s:.2f}",
-            f"{added_s * 1000 / ROUND_TRIP_MS:.0f}",
+            _range(run.probes for run in runs),
+            _range(len(run.commands) - run.probes for run in runs),
+            *(
+                f"{measured.median_s(way, trip_ms):.2f}\n{_range((run.wall_s for run in measured.runs[way, trip_ms]), digits=2)}"
+                for trip_ms in (0, ROUND_TRIP_MS)
+            ),
+            f"{measured.added_s(way):.2f}",
+            f"{measured.added_s(way) * 1000 / measured.round_trip_ms:.0f}",
         )
     return view
 
 
-def _same(counts: Iterator[int]) -> str:
-    """The one count of all repeats, or the range of them."""
-    found = sorted(set(counts))
-    return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
+def _range(values: Iterable[float], digits: int = 0) -> str:
+    """The least and the greatest, or the one value where all are equal."""
+    found = sorted(values)
+    ends = dict.fromkeys(f"{value:.{digits}f}" for value in (found[0], found[-1]))
+    return "-".join(ends)
 
 
-def _median_s(runs: Sequence[Run]) -> float:
-    return statistics.median(run.wall_s for run in runs)
-
-
-def _wall(runs: Sequence[Run]) -> str:
-    times = [run.wall_s for run in runs]
-    return f"{_median_s(runs):.2f}\n{min(times):.2f}-{max(times):.2f}"
-
-
-def _ratios(runs: Mapping[tuple[Way, int], Sequence[Run]]) -> str:
-    sections, probe = runs[SECTIONS, ROUND_TRIP_MS], runs[PROBE, ROUND_TRIP_MS]
+def ratios(measured: Measured) -> str:
+    """How much more it costs to ask section by section."""
+    sections, probe = (len(measured.runs[way, 0][0].commands) for way in (SECTIONS, PROBE))
+    near, far = (measured.median_s(SECTIONS, trip_ms) / measured.median_s(PROBE, trip_ms) for trip_ms in (0, ROUND_TRIP_MS))
+    a_command = (measured.added_s(SECTIONS) - measured.added_s(PROBE)) * 1000 / measured.round_trip_ms / (sections - probe)
     return (
-        f"Section by section against the one probe: {len(sections[0].commands) / len(probe[0].commands):.0f} times the commands, "
-        f"{_median_s(sections) / _median_s(probe):.1f} times the wall time at {ROUND_TRIP_MS} ms, "
-        f"{_median_s(runs[SECTIONS, 0]) / _median_s(runs[PROBE, 0]):.1f} times at 0 ms."
+        f"Section by section against the one probe: {sections} commands instead of {probe}, {far:.1f} times the wall time at "
+        f"{ROUND_TRIP_MS} ms, {near:.1f} times at 0 ms. Each further command waits for {a_command:.1f} round trips."
     )
 
 
@@ -224,13 +238,14 @@ def main(repeats: int) -> None:
             delayed_link() as link,
             distant_host(link, Path(folder), console) as host,
         ):
-            runs = measure(link, host, repeats, console)
+            measured = measure(link, host, repeats, console)
     except BringupError as error:
         raise click.ClickException(error.message) from error
-    console.print(table(runs))
-    console.print(_ratios(runs), highlight=False)
+    console.print(table(measured))
+    console.print(ratios(measured), highlight=False)
     console.print(
-        f"{repeats} repeats; Linux {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+        f"{repeats} repeats; a round trip took {measured.round_trip_ms:.1f} ms; "
+        f"Linux {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         highlight=False,
     )
 
