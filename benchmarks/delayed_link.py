@@ -38,7 +38,7 @@ class DelayedLink:
         self._loop = asyncio.new_event_loop()
         self._loop.add_reader(near_device, self._carry, near_device, far_device)
         self._loop.add_reader(far_device, self._carry, far_device, near_device)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._thread.start()
 
     @property
@@ -51,6 +51,10 @@ class DelayedLink:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, -20)  # of this thread: what else runs here must not lengthen the delay
+        self._loop.run_forever()
 
     def _carry(self, source: int, target: int) -> None:
         with suppress(BlockingIOError):
