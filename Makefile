@@ -1,13 +1,14 @@
 # `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
-.PHONY: help setup demo test unit lab lint bench clean
+.PHONY: help setup demo test unit lab test-vm lint bench clean
 
 BIN := .venv/bin
 
 help:
 	@echo "make demo    provision a throw-away host on this machine and show the smoke report (as root or with sudo)"
-	@echo "make test    lint, unit tests, and the tests on throw-away hosts (as root or with sudo; up to 20 minutes the first time)"
+	@echo "make test    lint, unit tests, the tests on throw-away hosts and VMs (as root or with sudo; up to 25 minutes the first time)"
 	@echo "make unit    the unit tests alone (under a minute)"
 	@echo "make lab     the tests on throw-away hosts alone"
+	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
 	@echo "make lint    ruff, mypy, shellcheck"
 	@echo "make bench   what a host's facts cost over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
@@ -30,9 +31,12 @@ unit: setup
 lab: setup
 	$(BIN)/pytest tests/lab
 
+test-vm: setup
+	$(BIN)/pytest tests/vm
+
 # one run of pytest, so that its last lines name everything that was skipped, and why
 test: lint
-	$(BIN)/pytest tests/unit tests/lab
+	$(BIN)/pytest tests/unit tests/lab tests/vm
 	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
 	@echo "Next: make demo"
 

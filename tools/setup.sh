@@ -15,23 +15,23 @@ command -v "$python" >/dev/null || fail "python3 is missing: install it (apt-get
 as_root=""
 [ "$(id -u)" = 0 ] || as_root=sudo
 
-# throw-away hosts: systemd-container, debootstrap, openssh-client; models are copied with rsync
+# throw-away hosts: systemd-container, debootstrap, openssh-client; models are copied with rsync; virtual machines: QEMU, mke2fs
 missing=""
-for package in systemd-container debootstrap openssh-client rsync; do
+for package in systemd-container debootstrap openssh-client rsync qemu-system-x86 qemu-utils e2fsprogs; do
   dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
 done
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
   if ! command -v apt-get >/dev/null; then
-    say "no apt-get here, so these stay missing:$missing (without them there are no throw-away hosts)"
+    say "no apt-get here, so these stay missing:$missing (without them there are no throw-away hosts or virtual machines)"
   elif [ -n "$as_root" ] && ! command -v sudo >/dev/null; then
-    say "neither root nor sudo, so these stay missing:$missing (without them there are no throw-away hosts)"
+    say "neither root nor sudo, so these stay missing:$missing (without them there are no throw-away hosts or virtual machines)"
   else
     say "installing Debian packages:$missing"
     $as_root apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
     # shellcheck disable=SC2086
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-      say "apt-get could not install:$missing (without them there are no throw-away hosts)"
+      say "apt-get could not install:$missing (without them there are no throw-away hosts or virtual machines)"
   fi
 fi
 "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "python3-venv is missing: apt-get install python3-venv"
