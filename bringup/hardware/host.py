@@ -1,6 +1,6 @@
 """The facts of one host, put together."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -57,6 +57,10 @@ class HostFacts(Frozen):
     smoke: SmokeRecord | None = None
     unknown: dict[str, str] = Field(default_factory=dict)
     """Probe section to the reason why it could not be read."""
+
+    def to_json(self) -> Any:
+        """What pyinfra prints for ``pyinfra INVENTORY fact facts.host.HostProbe``."""
+        return self.model_dump(mode="json")
 
     def disk(self, path: str) -> Disk | None:
         """Where `path` is or will be; None when it is unknown."""

@@ -82,7 +82,8 @@ done
 section numa
 for node in /sys/devices/system/node/node[0-9]*; do
   [ -d "$node" ] || continue
-  v "$node/cpulist"; cpus=$v
+  # not by the shell: dash reads byte by byte, which this file has answered with nothing since Linux 5.16
+  cpus=$(cat "$node/cpulist" 2>/dev/null)
   v "$node/distance"; distances=$(echo "$v" | tr -s ' ' ,)
   echo "node=${node##*/node} cpus=$cpus memory_kb=$(awk '/MemTotal/ {print $4}' "$node/meminfo" 2>/dev/null) distances=$distances"
 done
