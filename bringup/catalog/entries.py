@@ -92,26 +92,121 @@ class GpuModel(Frozen):
         return int(vram_mib - max(_DRIVER_LEAST_MIB, _DRIVER_FRACTION * vram_mib))
 
 
-class Model(Frozen):
-    """A dense decoder-only model with grouped-query attention."""
+class Checkpoint(Frozen):
+    """Weights of a model as one repository holds them, or as vLLM makes them of that repository while it loads."""
+
+    precision: Literal["bf16", "fp8", "int4"]
+    """Of the attention's and MLP's linear layers. float16 counts as ``bf16``: it is as large."""
+    repository: str
+    """On Hugging Face; a path, where the model was read from a folder."""
+    revision: str | None = None
+    """Commit of the repository; None where none is pinned."""
+    method: Literal["fp8", "fp8-block", "awq", "gptq", "compressed-tensors"] | None = None
+    """How the weights are quantised: ``fp8`` has one scale a matrix, ``fp8-block`` one a block of 128 × 128."""
+    bits_per_quantized_weight: float = Field(gt=0, le=16)
+    """With scales and zero points."""
+    download_mib: int = Field(gt=0)
+    """Weights, tokenizer and configuration; some repositories hold other formats besides."""
+    caveat: str = ""
+    """What it may hurt, for people."""
+    online: bool = False
+    """vLLM quantises while it loads the repository's 16-bit weights."""
+    quantization: str | None = None
+    """vLLM's option ``quantization``; None where the checkpoint's own configuration tells vLLM."""
+    source: str
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        """Refuse what cannot all be true."""
+        if (self.precision == "bf16") != (self.method is None) or (self.method is None) != (self.bits_per_quantized_weight == 16):
+            raise ValueError(f"{self.repository}: bf16 has no method and 16 bits a weight, anything else a method and fewer bits")
+        if self.online != (self.quantization is not None):
+            raise ValueError(f"{self.repository}: `quantization` is given with online quantisation, and only then")
+        if (self.precision == "bf16") != (not self.caveat):
+            raise ValueError(f"{self.repository}: say in `caveat` what {self.precision} may hurt; bf16 has none")
+        return self
+
+
+class Shape(Frozen):
+    """Sizes of a dense decoder-only model with grouped-query attention."""
+
+    architecture: Literal["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    """Query heads."""
+    kv_heads: int = Field(gt=0)
+    head_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    """Of the MLP."""
+    vocabulary: int = Field(gt=0)
+    tied_embeddings: bool
+    """The output layer is the input embedding: it is in memory once, even where the files hold it twice."""
+
+    @model_validator(mode="after")
+    def _heads_share_keys(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key-value heads evenly")
+        return self
+
+
+class Model(Shape):
+    """A dense decoder-only model with grouped-query attention, and the weights it comes in."""
 
     id: str
     aliases: tuple[str, ...] = ()
     revision: str | None
-    """Commit on Hugging Face; None where the catalog pins none."""
-    parameters: int
-    layers: int
-    kv_heads: int
-    head_size: int
-    hidden_size: int
-    vocabulary: int
-    max_context: int
+    """Commit of the 16-bit repository on Hugging Face; None where the catalog pins none."""
+    parameters: int = Field(gt=0)
+    """All of them, each once (tied embeddings too)."""
+    quantizable_parameters: int = Field(gt=0)
+    """Weights of the attention's and MLP's linear layers; FP8, AWQ and GPTQ leave embedding, output layer and norms alone."""
+    max_context: int = Field(gt=0)
     """Tokens, prompt and answer together."""
-    bytes_per_parameter: float
-    weights_gib: float
-    """As vLLM loads them."""
-    download_mib: int
+    max_positions: int = Field(gt=0)
+    """``max_position_embeddings`` of config.json."""
+    measured_weights_gib: float | None = None
+    """Memory for the first checkpoint's weights as vLLM logged it, where that was measured."""
+    checkpoints: tuple[Checkpoint, ...] = Field(min_length=1)
+    """Best quality first; the first is what `id` itself names."""
     source: str
+
+    @model_validator(mode="after")
+    def _checkpoints_fit(self) -> Self:
+        """Refuse checkpoints that cannot be this model's."""
+        if self.quantizable_parameters >= self.parameters:
+            raise ValueError(f"{self.id}: quantizable_parameters must be fewer than parameters")
+        order = [("bf16", "fp8", "int4").index(checkpoint.precision) for checkpoint in self.checkpoints]
+        if order != sorted(order):
+            raise ValueError(f"{self.id}: checkpoints must stand in the order bf16, fp8, int4")
+        for checkpoint in self.checkpoints:
+            if checkpoint.repository == self.id and checkpoint.revision != self.revision:
+                raise ValueError(
+                    f"{self.id}: revision is {self.revision} for the model, {checkpoint.revision} for a checkpoint of it"
+                )
+        return self
+
+    def weights_bytes(self, checkpoint: Checkpoint) -> float:
+        """Bytes of the weights in memory: quantised layers with their scales, everything else 16 bits a value."""
+        other = self.parameters - self.quantizable_parameters
+        return self.quantizable_parameters * checkpoint.bits_per_quantized_weight / 8 + other * 2
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Mean over all parameters of the first checkpoint."""
+        return self.weights_bytes(self.checkpoints[0]) / self.parameters
+
+    @property
+    def weights_gib(self) -> float:
+        """Memory for the first checkpoint's weights: as measured, else as computed, which leaves out what vLLM adds."""
+        if self.measured_weights_gib is not None:
+            return self.measured_weights_gib
+        return self.weights_bytes(self.checkpoints[0]) / 2**30
+
+    @property
+    def download_mib(self) -> int:
+        """Size of the first checkpoint's files."""
+        return self.checkpoints[0].download_mib
 
 
 class Overhead(Frozen):

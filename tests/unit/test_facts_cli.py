@@ -88,7 +88,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         (("facts", "--recording", "4090d-workstatio"), "did you mean 4090d-workstation"),
         (("facts", "--recording", "4090d-workstation", "@local"), "name no other"),
         (("plan", "--recording", "nonsense"), "known:"),
-        (("plan", "--recording", "4090d-workstation", "--model", "Qwen3-5B"), "Qwen/Qwen3-4B-Instruct-2507"),
+        (("plan", "--recording", "4090d-workstation", "--model", "Qwen3-5B"), "Qwen/Qwen3-4B"),
         (("plan", "--recording", "4090d-workstation", "--profile", "interactif"), "did you mean interactive"),
     ],
 )

@@ -176,7 +176,7 @@ def test_memory_left_for_the_kv_cache_agrees_with_what_vllm_logged(
     overhead = Overhead(
         activation_gib=activation_gib, non_torch_gib=0.22, cuda_graphs_gib=0, calibrated_for=("stand-in",), margin=0.5
     )
-    model = QWEN.model_copy(update={"weights_gib": weights_gib})
+    model = QWEN.model_copy(update={"measured_weights_gib": weights_gib})
     assert gpu_kv_bytes(card, model, overhead, 0.85) / GIB == pytest.approx(kv_gib, abs=0.02)
 
 

@@ -60,7 +60,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "setting-name": ({"profil": "interactive"}, ("unknown setting 'profil'", "did you mean profile", "x_")),
     "setting-name-far-off": ({"zzzz": 1}, ("unknown setting 'zzzz'", "known: acceptance, api_key_file")),
     "profile-name": ({"profile": "interactiv"}, ("unknown profile 'interactiv'", "did you mean interactive?")),
-    "model-name": ({"model": "Qwen/Qwen3-4B-Instruct"}, ("unknown model", "did you mean Qwen/Qwen3-4B-Instruct-2507?")),
+    "model-name": ({"model": "Qwen/Qwen3-4B-Instruct"}, ("unknown model", "did you mean Qwen/Qwen3-4B-Instruct-2507 or ")),
     "engine-name": ({"engine": "vllm-0.33.0"}, ("unknown engine 'vllm-0.33.0'", "vllm-0.33.0-cuda")),
     "port-type": ({"port": "http"}, ("port", "integer", "'http'")),
     "port-of-root": ({"port": 80}, ("port", "1024", "80")),
