@@ -231,6 +231,13 @@ def test_the_power_limit_is_the_cards_default_or_left_alone(
     assert setting is None or "0000:0e:00.0" in setting.read_back
 
 
+def test_whether_a_container_may_set_the_power_limit_is_not_known() -> None:
+    facts = recorded("amd-two-ccd-4090d")
+    contained = changed(facts, system=facts.system.model_copy(update={"container": "docker"}))
+    assert planned(facts)["gpu_power_limit_w"].writable is True
+    assert planned(contained)["gpu_power_limit_w"].writable is None
+
+
 # --- reading back
 
 

@@ -27,7 +27,7 @@ def card(number: int = 0, numa_node: int | None = None, local_cpus: Sequence[int
 
 
 def machine(
-    cores: Sequence[Sequence[int]], nodes: Sequence[str] = (), l3: Sequence[tuple[str, int]] = (), **fields: Any
+    cores: Sequence[Sequence[int]], nodes: Sequence[str] = (), l3: Sequence[tuple[str, int | None]] = (), **fields: Any
 ) -> HostFacts:
     """A machine of these physical cores, each given by its threads, with one card.
 
@@ -184,6 +184,14 @@ def test_the_advices_memory_is_folklore_and_the_cpu_backend_is_not_judged_by_it(
     assert plan_placement(small, None).findings == ()
 
 
+def test_installed_memory_counts_and_in_a_container_its_limit() -> None:
+    facts = recorded("4090d-workstation")  # 64 GiB installed
+    less = changed(facts, memory=Memory(total_mib=60000, available_mib=50000))  # the processor's own graphics took some
+    assert "advice-memory-size" not in ids(placed(less))
+    contained = changed(less, system=facts.system.model_copy(update={"container": "docker"}))
+    assert "advice-memory-size" in ids(placed(contained))
+
+
 def test_smt_siblings_serve_where_that_is_wanted() -> None:
     placement = placed(recorded("4090d-workstation"), smt="use")
     assert lists(placement) == ("0-15", "16-31", "")
@@ -246,6 +254,10 @@ def test_a_quota_is_filled_from_one_l3_domain_where_it_fits(quota: float, servin
     assert lists(placed(machine([[c] for c in range(16)], l3=FOUR_DIES, quota_cpus=quota)))[0] == serving
 
 
+def test_a_quota_below_the_threads_leaves_the_rest_to_the_system() -> None:
+    assert lists(placed(machine(TWO_THREADS[3], quota_cpus=4.0))) == ("0-2,4", "3,5", "")
+
+
 # --- L3 domains
 
 
@@ -258,12 +270,18 @@ def test_a_quota_is_filled_from_one_l3_domain_where_it_fits(quota: float, servin
         pytest.param([("0-3", 98304), ("4-7", 32768)], "4-7", "0-3", id="the second die has no V-Cache"),
         pytest.param([("0-3", 32768), ("4-7", 98304)], "0-3", "4-7", id="the first die has no V-Cache"),
         pytest.param([("0-3", 16384), ("4-7", 8192)], "0-3", "4-7", id="compact cores have the smaller cache"),
+        pytest.param([("0-3", 65536), ("4-7", None)], "0-3", "4-7", id="a size that is not known is no V-Cache"),
         pytest.param([("0-4", 16384), ("5-7", 16384)], "0-4", "5-7", id="three cores are not enough"),
         pytest.param([("0-2", 16384), ("3-5", 16384), ("6-7", 16384)], "1-7", "0", id="none has enough"),
     ],
 )
-def test_one_l3_domain_serves_where_it_has_enough_cores(l3: list[tuple[str, int]], serving: str, system: str) -> None:
+def test_one_l3_domain_serves_where_it_has_enough_cores(l3: list[tuple[str, int | None]], serving: str, system: str) -> None:
     assert lists(placed(machine(ONE_THREAD[8], l3=l3)))[:2] == (serving, system)
+
+
+def test_of_two_l3_domains_the_one_with_more_cores_serves() -> None:
+    facts = machine([[c] for c in range(9)], l3=[("0-4", 16384), ("5-8", 16384)])
+    assert lists(placed(facts))[0] == "0-4"
 
 
 # --- NUMA nodes
