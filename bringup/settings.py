@@ -1,6 +1,7 @@
 """What an inventory may say about a host: names, types, ranges, and errors that people can act on."""
 
 import ipaddress
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, ValidationError
 
 from bringup.catalog import Catalog
-from bringup.catalog.entries import EngineSetting
+from bringup.catalog.entries import Engine, EngineSetting
 from bringup.catalog.loader import nearest
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
@@ -70,7 +71,7 @@ class Settings(Frozen):
     """Repository id or alias of catalog/models.yaml."""
     model_source: ModelSource = HubSource()
     engine: str | None = None
-    """A name of catalog/engines.yaml; None is the newest for the host's device."""
+    """A name of catalog/engines.yaml or a version, ``vllm==0.33.0``; None is the newest for the host's device."""
     engine_settings: dict[str, Any] = Field(default_factory=dict)
     """Options of `vllm serve` that override the plan's, with dashes or underscores: ``{"max-model-len": 8192}``."""
     listen_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
@@ -95,21 +96,70 @@ class Settings(Frozen):
     """Folder on the control machine for smoke records."""
 
 
-def _engine_setting_problem(name: str, value: Any, known: Mapping[str, EngineSetting]) -> str | None:
-    if name not in known:
-        return f"engine_settings: unknown option '{name}': {nearest(name, known)}"
-    spec = known[name]
-    if spec.type == "choice":
-        return None if value in spec.choices else f"engine_settings: {name} is {value!r}; allowed: {', '.join(spec.choices)}"
-    if spec.type == "bool":
-        return None if isinstance(value, bool) else f"engine_settings: {name} is {value!r}; must be True or False"
+def _number_problem(value: Any, spec: EngineSetting) -> str | None:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    number_ok = whole or (spec.type == "float" and isinstance(value, float) and math.isfinite(value))
-    if not number_ok:
-        return f"engine_settings: {name} is {value!r}; must be {'a whole number' if spec.type == 'int' else 'a number'}"
-    if (spec.least is not None and value < spec.least) or (spec.most is not None and value > spec.most):
-        return f"engine_settings: {name} is {value}; must be from {spec.least:g} to {spec.most:g}"
+    if not (whole or (spec.type == "float" and isinstance(value, float) and math.isfinite(value))):
+        return f"must be {'a whole number' if spec.type == 'int' else 'a number'}"
+    if spec.choices and value not in spec.choices:
+        return f"allowed: {', '.join(map(str, spec.choices))}"
+    least, most = (-math.inf if spec.least is None else spec.least), (math.inf if spec.most is None else spec.most)
+    if not least <= value <= most:
+        return f"must be from {least:g} to {most:g}"
     return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != "" and value.isprintable()
+
+
+def _json_problem(value: Any) -> str | None:
+    try:
+        content = json.loads(value) if isinstance(value, str) else json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        content = None
+    return None if isinstance(content, dict) else "must be a mapping, or a JSON object as text"
+
+
+def _value_problem(value: Any, spec: EngineSetting) -> str | None:
+    """Say what a value must be; None where it is that."""
+    match spec.type:
+        case "choice":
+            return None if value in spec.choices else f"allowed: {', '.join(map(str, spec.choices))}"
+        case "bool":
+            if not isinstance(value, bool):
+                return "must be True or False"
+            return f"must be {spec.only}: {spec.why}" if spec.only not in (None, value) else None
+        case "str":
+            return None if _is_text(value) else "must be text of one line"
+        case "strings":
+            texts = value if isinstance(value, list) else [value]
+            return None if texts and all(map(_is_text, texts)) else "must be text of one line, or a list of such"
+        case "json":
+            return _json_problem(value)
+        case "int" | "float":
+            return _number_problem(value, spec)
+
+
+def engine_settings_problems(overrides: Mapping[str, Any], engine: Engine) -> list[str]:
+    """List what is wrong with overrides for one engine, a sentence each.
+
+    Args:
+        overrides: names with dashes (see `normalized_engine_settings`) to values.
+        engine: the build of vLLM that they are for.
+    """
+    problems = []
+    for name, value in overrides.items():
+        flag = engine.flags.get(name)
+        if name in engine.settings:
+            if problem := _value_problem(value, engine.settings[name]):
+                problems.append(f"engine_settings: {name} is {value!r}; {problem}")
+        elif flag and flag.owner:
+            problems.append(f"engine_settings: {name} belongs to the plan: set {flag.owner} instead")
+        elif flag:
+            problems.append(f"engine_settings: {name} is an option of vLLM that bringup does not let be overridden")
+        else:
+            problems.append(f"engine_settings: unknown option '{name}': {nearest(name, engine.settings)}")
+    return problems
 
 
 def _field_problem(error: Any) -> str:
@@ -122,9 +172,16 @@ def _field_problem(error: Any) -> str:
     return f"{where}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 
+def _dashed(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in overrides.items()}
+
+
 def normalized_engine_settings(settings: Settings) -> dict[str, Any]:
-    """Return the overrides with dashes in their names, as vLLM's YAML has them."""
-    return {name.replace("_", "-"): value for name, value in settings.engine_settings.items()}
+    """Return the overrides as vLLM's YAML has them: with dashes in their names, and mappings as text of JSON."""
+    return {
+        name: json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+        for name, value in _dashed(settings.engine_settings).items()
+    }
 
 
 def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterable[str] = ()) -> list[str]:
@@ -156,13 +213,15 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
             look_up()
         except BringupError as error:
             problems.append(error.message)
-    names = [engine.name for engine in catalog.engines]
-    if settings.engine is not None and settings.engine not in names:
+    named = catalog.engines_named(settings.engine) if settings.engine is not None else ()
+    if settings.engine is not None and not named:
+        names = [engine.name for engine in catalog.engines if engine.installable]
         problems.append(f"unknown engine '{settings.engine}': {nearest(settings.engine, names)}")
+    if named and not any(engine.installable for engine in named):
+        newest = catalog.engine(None, named[0].device).name
+        problems.append(f"engine: {named[0].name} is there to plan with, bringup does not install it: take {newest}")
     # with an unknown engine, the options of the first: those of all engines are much the same
-    known = next((engine.settings for engine in catalog.engines if engine.name == settings.engine), catalog.engines[0].settings)
-    overrides = normalized_engine_settings(settings)
-    problems += [text for name, value in overrides.items() if (text := _engine_setting_problem(name, value, known))]
+    problems += engine_settings_problems(_dashed(settings.engine_settings), named[0] if named else catalog.engines[0])
     twice = [name for name in settings.engine_settings if "_" in name and name.replace("_", "-") in settings.engine_settings]
     problems += [f"engine_settings: {name} is given with dashes too: keep one of them" for name in twice]
     problems += [

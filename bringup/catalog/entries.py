@@ -222,12 +222,127 @@ class Overhead(Frozen):
 
 
 class EngineSetting(Frozen):
-    """One option of `vllm serve` that an inventory may override."""
+    """One option of `vllm serve`, and what it takes."""
 
-    type: Literal["int", "float", "bool", "choice"]
+    type: Literal["int", "float", "bool", "choice", "str", "strings", "json"]
+    """``strings`` is one or more of them, ``json`` an object (or its text)."""
     least: float | None = None
     most: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | int, ...] = ()
+    """All that a ``choice`` may be; where not empty, all that an ``int`` may be too."""
+    only: bool | None = None
+    """The one value of a ``bool`` that bringup lets through; `why` says why."""
+    why: str = ""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if (self.type == "choice") != bool(self.choices) and not (self.type == "int" and self.choices):
+            raise ValueError("choices: a choice needs them, and only an int may have them besides")
+        if self.only is not None and (self.type != "bool" or not self.why):
+            raise ValueError("only: is for a bool, and needs its why")
+        return self
+
+
+class EngineFlag(EngineSetting):
+    """An option as one version of vLLM has it, whoever may set it."""
+
+    default: bool | int | float | str | None = None
+    """vLLM's own; None where vLLM decides at start, or where it is no constant."""
+    owner: str = ""
+    """Setting of the inventory that it comes from, where the plan alone may write it."""
+
+
+class ServerDefaults(Frozen):
+    """What the API server takes where nothing is said, on cards of at least some memory."""
+
+    least_vram_gib: int
+    """Of the memory that NVML reports: `GpuModel.vram_mib`."""
+    except_named: tuple[str, ...] = ()
+    """Cards with one of these in their name, in lower case, fall to the next row."""
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    source: str
+
+
+Capabilities = tuple[Annotated[str, StringConstraints(pattern=r"^\d+\.\d(-\d+\.\d)?$")], ...]
+"""Compute capabilities, each one or an inclusive range: ``("8.0-8.9", "12.0")``."""
+
+Need = Literal["", "flashinfer-kernels"]
+"""What must be on the host besides the engine. ``flashinfer-kernels``: nvcc and ninja for FlashInfer to compile its kernels with,
+or its precompiled ones (`vllm download-kernels`)."""
+
+
+class AttentionBackend(Frozen):
+    """One of vLLM's attention backends for dense models, and what it can run on at all."""
+
+    name: str
+    """As ``attention-backend`` takes it."""
+    capabilities: Capabilities
+    first_on: Capabilities = ()
+    """Where vLLM tries it before all others; elsewhere it tries them in the order of the catalog."""
+    head_sizes: tuple[int, ...] = ()
+    """Empty: all multiples of `head_multiple` in the range."""
+    head_multiple: int = 1
+    least_head_size: int = 1
+    most_head_size: int | None = None
+    block_multiple: int
+    """Tokens that the block size must be a multiple of."""
+    needs: Need = ""
+    source: str
+
+
+class KvBackend(Frozen):
+    """What limits one backend with one data type of the KV cache, beyond what limits it anyway."""
+
+    backend: str
+    capabilities: Capabilities = ()
+    """Empty: wherever the backend runs."""
+    most_head_size: int | None = None
+    refused_head_sizes: tuple[int, ...] = ()
+    needs: Need = ""
+
+
+class KvDtypeRule(Frozen):
+    """One data type of the KV cache in one version of vLLM: what it costs, and where it can be served."""
+
+    value: str
+    """As ``kv-cache-dtype`` takes it."""
+    bits: Literal[16, 8, 4, 3]
+    """The class of precision; the coarser half where keys and values differ."""
+    bytes_per_value: float
+    extra_bytes_per_head_per_token: int = 0
+    """Scales, norms and zero points: of key and value together."""
+    kept_layers: int = 0
+    """So many of the first and last layers together stay in the model's own type."""
+    exact: bool = True
+    """False where vLLM pads pages, so that the bytes are a lower bound."""
+    capabilities: Capabilities = ()
+    """Empty: wherever one of the backends runs."""
+    backends: tuple[KvBackend, ...]
+    tested: tuple[str, ...] = ()
+    """Compute capabilities on which it was run."""
+    caveat: str
+    """What it may hurt, for people; empty where it hurts nothing."""
+    source: str
+
+
+class WeightRule(Frozen):
+    """One way to hold a dense model's weights in one version of vLLM, and where it works."""
+
+    precision: Literal["bf16", "fp8", "int4"]
+    methods: tuple[str, ...] = ()
+    """Methods of the checkpoint that it serves (``fp8``, ``fp8-block``, ``awq``, ``gptq``, ``compressed-tensors``)."""
+    online: bool = False
+    """True: vLLM quantises the bf16 checkpoint while it loads."""
+    quantization: str | None = None
+    """What ``quantization`` must say; None where vLLM reads it from the checkpoint."""
+    compute: Literal["w16a16", "w8a8", "w8a16", "w4a16"]
+    """Bits of the weights and of the activations that they are multiplied with."""
+    kernel: str
+    capabilities: Capabilities
+    tested: tuple[str, ...] = ()
+    caveat: str = ""
+    source: str
 
 
 class Engine(Frozen):
@@ -236,8 +351,10 @@ class Engine(Frozen):
     name: str
     device: Literal["cuda", "cpu"]
     version: str
-    requirements: str
-    """File in catalog/engines/ that pins every package."""
+    installable: bool = True
+    """False: it is there to plan with, and is never put on a host."""
+    requirements: str | None
+    """File in catalog/engines/ that pins every package; None where it is not installable."""
     command: tuple[str, ...]
     """What starts the server; the first word is relative to the engine's folder."""
     parser_module: str
@@ -250,8 +367,46 @@ class Engine(Frozen):
     host_memory_mib: int
     """Main memory of its processes without weights and KV cache."""
     overhead: Overhead | None
+    server_defaults: tuple[ServerDefaults, ...] = Field(min_length=1)
+    """From the largest memory to the smallest."""
+    flags: dict[str, EngineFlag]
+    """The options that this version has, as far as a plan writes them or an inventory may."""
     settings: dict[str, EngineSetting]
+    """Those of them that an inventory may override, and how far."""
+    attention_backends: tuple[AttentionBackend, ...] = ()
+    """In the order in which vLLM tries them."""
+    kv_dtypes: tuple[KvDtypeRule, ...] = ()
+    """From the best quality to the worst; empty on the CPU."""
+    weights: tuple[WeightRule, ...] = ()
+    """From the best quality to the worst; empty on the CPU."""
     source: str
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        """Refuse settings that this version does not have, and rules that name what is not there."""
+        if self.installable == (self.requirements is None):
+            raise ValueError(f"{self.name}: an engine is installable if, and only if, it has requirements")
+        for name, setting in self.settings.items():
+            flag = self.flags.get(name)
+            # a text may be narrowed down to a choice
+            types = {flag.type, "choice"} if flag and flag.type == "str" else {flag.type if flag else ""}
+            if flag is None or flag.owner or setting.type not in types:
+                raise ValueError(f"{self.name}: settings: {name} is not a flag of the same type that an inventory may set")
+            outside = set(setting.choices) - set(flag.choices) if flag.choices else set()
+            if outside:
+                raise ValueError(f"{self.name}: settings: {name} allows what vLLM does not take: {outside}")
+        backends = {backend.name for backend in self.attention_backends}
+        for rule in self.kv_dtypes:
+            if rule.value not in self.flags["kv-cache-dtype"].choices:
+                raise ValueError(f"{self.name}: kv_dtypes: vLLM does not take {rule.value}")
+            if unknown := {served.backend for served in rule.backends} - backends:
+                raise ValueError(f"{self.name}: kv_dtypes: {rule.value} names backends that are not listed: {unknown}")
+        for way in self.weights:
+            if way.quantization not in (None, *self.flags["quantization"].choices):
+                raise ValueError(f"{self.name}: weights: vLLM does not take quantization {way.quantization}")
+        if self.server_defaults[-1].least_vram_gib != 0:
+            raise ValueError(f"{self.name}: server_defaults: the last row must hold for every card")
+        return self
 
 
 class SmokeSpec(Frozen):

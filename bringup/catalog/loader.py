@@ -49,19 +49,25 @@ class Catalog(Frozen):
             raise BringupError(f"unknown profile '{name}': {nearest(name, self.profiles)}")
         return self.profiles[name]
 
+    def engines_named(self, name: str) -> tuple[Engine, ...]:
+        """Find the builds that a name stands for: an entry's own name, or a version as ``vllm==0.33.0`` or ``0.33.0``."""
+        version = name.removeprefix("vllm==")
+        return tuple(engine for engine in self.engines if name == engine.name or version == engine.version)
+
     def engine(self, name: str | None, device: str) -> Engine:
-        """Find an engine by name, or the first (newest) one for a device.
+        """Find an engine by name or version, or the first (newest) one for a device that can be installed.
 
         Raises:
             BringupError: there is none of that name, or it is for another device.
         """
         if name is None:
-            return next(engine for engine in self.engines if engine.device == device)
-        for engine in self.engines:
-            if engine.name == name:
-                if engine.device != device:
-                    raise BringupError(f"engine '{name}' is for {engine.device}, but this host would serve on {device}")
+            return next(engine for engine in self.engines if engine.device == device and engine.installable)
+        found = self.engines_named(name)
+        for engine in found:
+            if engine.device == device:
                 return engine
+        if found:
+            raise BringupError(f"engine '{name}' is for {found[0].device}, but this host would serve on {device}")
         raise BringupError(f"unknown engine '{name}': {nearest(name, [engine.name for engine in self.engines])}")
 
     def gpu(self, pci_id: str) -> GpuModel | None:
@@ -95,5 +101,10 @@ def tool_requirements(name: str) -> str:
 
 
 def engine_requirements(engine: Engine) -> str:
-    """Return the text of the engine's requirement list: one pinned package a line."""
+    """Return the text of the engine's requirement list: one pinned package a line.
+
+    Of an engine that bringup does not install only its version is known.
+    """
+    if engine.requirements is None:
+        return f"vllm=={engine.version}\n"
     return files("bringup.catalog").joinpath("engines", engine.requirements).read_text(encoding="utf-8")
