@@ -125,6 +125,7 @@ def prepare(host: Host, inventory: Inventory) -> Context:
         raise GreenletExit
     blockers = host_blockers(facts, int(time.time()))
     manifest = None
+    revision: str | None
     plan = None
     api_key = None
     try:
@@ -136,7 +137,7 @@ def prepare(host: Host, inventory: Inventory) -> Context:
             manifest = read_folder(source.path)
             revision = manifest.fingerprint
         elif isinstance(source, HubSource):
-            revision = source.revision or catalog.model(settings.model).revision or ""
+            revision = None  # the plan knows which repository it takes
         else:
             revision = "in-place"
             if not facts.model_folder_holds_model:

@@ -4,7 +4,7 @@ from bringup.findings.finding import Finding, note, warning
 from bringup.hardware import HostFacts
 from bringup.probe.cpu import format_cpu_list
 
-_DYNAMIC = ("intel_pstate", "amd-pstate-epp", "amd-pstate")
+_DYNAMIC = ("intel_pstate", "amd-pstate-epp")
 """Drivers whose governor ``powersave`` still lets the hardware choose its clock (kernel documentation, admin-guide/pm)."""
 
 

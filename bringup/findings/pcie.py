@@ -9,6 +9,18 @@ _GB_S_PER_LANE = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563, 7: 15
 _DECODING = "decoding on one card hardly uses the link"
 
 
+def gb_s(gpu: Gpu, known: GpuModel) -> float | None:
+    """Most GB/s over the card's link in one direction; None where its lanes are not known.
+
+    An idle link has a lower generation than a busy one, so that the lesser of card and slot counts.
+    """
+    lanes = gpu.link_now.lanes if gpu.link_now else known.pcie_lanes
+    slot = gpu.slot_max.generation if gpu.slot_max else None
+    generation = min(filter(None, (known.pcie_generation, slot)), default=None)
+    rate = _GB_S_PER_LANE.get(generation) if generation else None
+    return lanes * rate if lanes and rate else None
+
+
 def link_findings(gpu: Gpu, known: GpuModel | None, name: str) -> list[Finding]:
     """Name a card that has fewer lanes than it could use, and a slot of an older generation than the card's."""
     now = gpu.link_now or (gpu.state.link_now if gpu.state else None)

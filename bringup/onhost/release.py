@@ -214,7 +214,7 @@ class Switch:
     def _compare_kv_cache(self, started_s: float) -> None:
         found = re.findall(r"KV cache size: ([\d,]+) tokens", service_log(started_s, 400))
         if found:
-            say(f"KV cache: vLLM has {found[-1]} tokens, the plan said {self.plan['predicted_kv_cache_tokens']:,}")
+            say(f"KV cache: vLLM has {found[-1]} tokens, the plan said {self.plan['predicted']['kv_cache_tokens']:,}")
 
     def _prune(self, previous: str | None) -> None:
         """Keep the newest releases, and always the one before."""

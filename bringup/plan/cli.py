@@ -48,7 +48,7 @@ def _page(made: Plan, blockers: list[str], findings: RenderableType) -> Renderab
     verdict = Text.assemble(("would be refused", "bold red") if blockers else ("can be deployed", "bold green"))
     for blocker in blockers:
         verdict.append(f"\n  {blocker}")
-    verdict.append(f"\n{Path(made.model).name} in {made.predicted_kv_cache_tokens:,} tokens of KV cache, predicted", style="bold")
+    verdict.append(f"\n{Path(made.model).name} in {made.predicted.kv_cache_tokens:,} tokens of KV cache, predicted", style="bold")
     table = Table("Setting", "Value", "Why", "Source", box=box.SIMPLE)
     for decision in made.decisions:
         table.add_row(decision.key, escape(str(decision.value)), escape(decision.why), Text(decision.source, style="dim"))

@@ -1,23 +1,25 @@
 """Profile, model and memory → what vLLM is told, one decision an option."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bringup.catalog.entries import Engine, GpuModel, Model, Profile
+from bringup.catalog.calibration import Calibration
+from bringup.catalog.entries import Engine, Model, Profile
 from bringup.errors import BringupError
 from bringup.findings import Finding
+from bringup.findings.finding import note, warning
 from bringup.hardware import Frozen, Memory
-from bringup.plan.capacity import gpu_kv_bytes, kv_bytes_per_token, tokens_in
-from bringup.plan.model import Decision
+from bringup.needs import Need
+from bringup.plan.capacity import KvLayout, kv_bytes_per_token
+from bringup.plan.configuration import Card, Configuration, Outcome, evaluate
+from bringup.plan.decision import Decision
+from bringup.plan.solve import Attempt, NoWayError, Solution, default_configuration, solve
 
-GPU_BLOCK_TOKENS = 16
-"""vLLM's default block size on CUDA (config/cache.py)."""
 CPU_BLOCK_TOKENS = 128
 """vLLM's default block size on CPUs: it logged 46,592 tokens for 1 GiB at 23,040 bytes a token (0.32.0, 2026-11-24)."""
-UTILIZATION = 0.85
-"""The advice's fraction of a 24 GB card. vLLM 0.24.0 used 0.6 to 1.0 GiB beyond its budget (H100, 2026-11-24), so that
-0.95 would leave nothing for it."""
+LEAST_CONTEXT = 128
+"""Tokens; a model that leaves less does not fit."""
 SHUTDOWN_TIMEOUT_S = 30
 """How long running answers may go on after a stop; vLLM's default of 0 cuts them off."""
 
@@ -31,6 +33,9 @@ class EngineOptions(Frozen):
     """Predicted: what vLLM should log as its KV cache size."""
     kv_cache_host_mib: int
     """Main memory that the KV cache takes; 0 with a card."""
+    configuration: Configuration | None = None
+    """None on the CPU."""
+    outcome: Outcome | None = None
 
 
 def _overridden(decisions: list[Decision], overrides: Mapping[str, Any]) -> tuple[Decision, ...]:
@@ -77,63 +82,162 @@ def _context(wanted: int, model: Model, fits: int) -> Decision:
     )
 
 
-def gpu_options(gpu: GpuModel, engine: Engine, model: Model, profile: Profile, overrides: Mapping[str, Any]) -> EngineOptions:
-    """Plan vLLM for one card.
+def gpu_options(
+    card: Card,
+    engine: Engine,
+    calibration: Calibration,
+    model: Model,
+    profile: Profile,
+    overrides: Mapping[str, Any],
+    needs: Sequence[Need],
+) -> EngineOptions:
+    """Plan vLLM for one card: the first checkpoint and a 16-bit KV cache, or what needs ask for.
 
     Raises:
-        BringupError: the model's weights leave no room for a KV cache.
+        BringupError: the model does not fit, nothing meets the needs, or the card cannot serve what the user set.
     """
-    if engine.overhead is None:
-        raise BringupError(f"engine {engine.name} cannot serve on a card")
-    utilization = float(overrides.get("gpu-memory-utilization", UTILIZATION))
-    bytes_per_value = 1 if str(overrides.get("kv-cache-dtype", "auto")).startswith("fp8") else 2
-    kv_bytes = gpu_kv_bytes(gpu, model, engine.overhead, utilization)
-    tokens = tokens_in(kv_bytes, model, GPU_BLOCK_TOKENS, bytes_per_value)
-    if tokens < 128:
-        raise BringupError(
-            f"{model.id} ({model.weights_gib:g} GiB of weights) does not fit a {gpu.name} at "
-            f"gpu-memory-utilization {utilization:g}: {kv_bytes / 2**30:.1f} GiB would be left for the KV cache"
-        )
-    findings = []
-    if gpu.name not in engine.overhead.calibrated_for:
-        findings.append(
-            Finding(
-                level="note",
-                text=f"uncalibrated: vLLM {engine.version}'s memory overhead was not measured on a {gpu.name}; "
-                f"{engine.overhead.margin:.0%} of the KV cache is left out of the prediction of {tokens} tokens",
-            )
-        )
+    chosen = _chosen(card, engine, calibration, model, profile, overrides, needs)
+    configuration, outcome = chosen.configuration, chosen.outcome
+    wanted = max([profile.context_wanted, *_contexts(needs)])
+    findings = [*_calibration_findings(card, engine, calibration, outcome), *_caveats(configuration)]
     decisions = [
-        Decision(
-            key="gpu-memory-utilization",
-            value=utilization,
-            why=f"{utilization:g} of the {gpu.visible_mib} MiB that CUDA {'sees' if gpu.cuda_visible_mib else 'sees at least'}; "
-            "the rest stays for the desktop and for what vLLM uses beyond it",
-            source="the advice; vLLM 0.24.0 used 0.6 to 1.0 GiB beyond its budget on 2026-11-24",
-        ),
-        _context(profile.context_wanted, model, tokens),
-        Decision(
-            key="max-num-seqs",
-            value=256,
-            why="512 cost 0.4 GiB more for CUDA graphs and brought nothing measurable at up to 16 streams",
-            source="measured with vLLM 0.24.0 on an H100, 2026-11-24; vLLM's default below 70 GiB",
-        ),
+        *_weight_decisions(configuration, needs, chosen.attempts),
+        *_memory_decisions(card, configuration, outcome),
+        _context(wanted, model, outcome.longest_context),
         *_common(profile),
     ]
-    if overrides.get("max-model-len", 0) > tokens:
-        findings.append(
-            Finding(
-                level="warning",
-                text=f"max-model-len {overrides['max-model-len']} is more than the {tokens} tokens that the KV cache is predicted "
-                "to hold: vLLM will probably refuse to start, and what is served now will be put back",
-            )
+    asked = int(overrides.get("max-model-len", 0))
+    if asked > outcome.longest_context:
+        text = (
+            f"max-model-len {asked} is more than the {outcome.longest_context} tokens that a single request is predicted to fit in"
         )
+        consequence = "vLLM will probably refuse to start, and what is served now will be put back"
+        findings.append(warning("context-does-not-fit", f"{text}: {consequence}"))
     return EngineOptions(
         decisions=_overridden(decisions, overrides),
         findings=tuple(findings),
-        kv_cache_tokens=tokens,
+        kv_cache_tokens=outcome.budget.kv_cache_tokens,
         kv_cache_host_mib=0,
+        configuration=configuration,
+        outcome=outcome,
     )
+
+
+def _chosen(
+    card: Card,
+    engine: Engine,
+    calibration: Calibration,
+    model: Model,
+    profile: Profile,
+    overrides: Mapping[str, Any],
+    needs: Sequence[Need],
+) -> Solution:
+    if needs:
+        return solve(card, engine, calibration, model, needs, profile.smoke, overrides)
+    configuration = default_configuration(card, engine, model, overrides)
+    outcome = evaluate(card, engine, calibration, model, configuration)
+    if outcome.longest_context < LEAST_CONTEXT:
+        gib = outcome.budget.weights_bytes / 2**30
+        left = max(0, outcome.budget.kv_cache_bytes) / 2**30
+        raise BringupError(
+            f"{model.id} ({gib:.2f} GiB with {configuration.checkpoint.precision} weights) does not fit a {card.model.name} at "
+            f"gpu-memory-utilization {configuration.utilization:g}: {left:.1f} GiB would be left for the KV cache"
+            + _hint(card, engine, calibration, model, profile, overrides)
+        )
+    return Solution(configuration=configuration, outcome=outcome, attempts=())
+
+
+def _hint(
+    card: Card, engine: Engine, calibration: Calibration, model: Model, profile: Profile, overrides: Mapping[str, Any]
+) -> str:
+    """What would fit, in words; empty where nothing does."""
+    need = Need(kind="context", amount=min(profile.context_wanted, model.max_context))
+    try:
+        found = solve(card, engine, calibration, model, (need,), profile.smoke, overrides)
+    except NoWayError:
+        return ""
+    return f"; with {found.configuration.name} it does (--need {need}, or the setting `needs`)"
+
+
+def _contexts(needs: Sequence[Need]) -> list[int]:
+    return [int(need.at_tokens or need.amount) for need in needs if need.kind in ("context", "concurrency")]
+
+
+def _calibration_findings(card: Card, engine: Engine, calibration: Calibration, outcome: Outcome) -> list[Finding]:
+    if calibration.calibrated:
+        return []
+    return [
+        note(
+            "uncalibrated",
+            f"uncalibrated: vLLM {engine.version}'s memory was not measured on a card of compute capability "
+            f"{card.model.compute_capability}; {calibration.margin:.0%} of the KV cache is left out of the prediction of "
+            f"{outcome.budget.kv_cache_tokens} tokens",
+        )
+    ]
+
+
+def _caveats(configuration: Configuration) -> list[Finding]:
+    caveats = (configuration.checkpoint.caveat, configuration.weights.caveat, configuration.kv.caveat)
+    text = "; ".join(dict.fromkeys(caveat for caveat in caveats if caveat))
+    return [warning("quality", f"{configuration.name}: {text}")] if text else []
+
+
+def _weight_decisions(configuration: Configuration, needs: Sequence[Need], attempts: Sequence[Attempt]) -> list[Decision]:
+    checkpoint, weights, kv = configuration.checkpoint, configuration.weights, configuration.kv
+    why = "the model's own precision; nothing is lost"
+    if needs:
+        rejected = "; ".join(f"{attempt.name}: {attempt.missing}" for attempt in attempts)
+        why = f"the least harmful that meets {', '.join(map(str, needs))}" + (f" ({rejected})" if rejected else "")
+    decisions = [
+        Decision(
+            key="weights", value=f"{checkpoint.precision} of {checkpoint.repository}", why=why, source="derived (plan/solve.py)"
+        )
+    ]
+    if weights.quantization:
+        decisions.append(
+            Decision(
+                key="quantization",
+                value=weights.quantization,
+                why="vLLM quantises the weights while it loads",
+                source=weights.source,
+            )
+        )
+    backend = kv.served_by(flashinfer_kernels=False)
+    if kv.bits < 16:
+        decisions.append(Decision(key="kv-cache-dtype", value=kv.value, why=why, source=kv.source))
+    if backend is not None and not backend.automatic:
+        reason = "vLLM would choose FlashInfer, whose kernels cannot be compiled without CUDA's compiler on the host"
+        decisions.append(Decision(key="attention-backend", value=backend.name, why=reason, source=kv.source))
+    if weights.precision == "bf16" and weights.compute == "w16a16" and configuration.half:
+        reason = "this card has no arithmetic for bf16"
+        decisions.append(Decision(key="dtype", value="float16", why=reason, source="NVIDIA: bf16 from compute capability 8.0 on"))
+    return decisions
+
+
+def _memory_decisions(card: Card, configuration: Configuration, outcome: Outcome) -> list[Decision]:
+    total_mib, left_mib = card.total_bytes // 2**20, outcome.budget.left_bytes // 2**20
+    return [
+        Decision(
+            key="gpu-memory-utilization",
+            value=configuration.utilization,
+            why=f"{configuration.utilization:g} of the {total_mib} MiB that CUDA sees; {left_mib} MiB stay for a desktop and for "
+            "what vLLM takes beyond its budget",
+            source="the advice's fraction; vLLM 0.24.0 took 0.6 to 1.0 GiB beyond its budget on 2026-11-24",
+        ),
+        Decision(
+            key="max-num-seqs",
+            value=configuration.max_num_seqs,
+            why="512 cost 0.4 GiB more for CUDA graphs and brought nothing measurable at up to 16 streams",
+            source="measured with vLLM 0.24.0 on an H100, 2026-11-24; vLLM's default below 70 GiB is 256",
+        ),
+        Decision(
+            key="max-num-batched-tokens",
+            value=configuration.max_num_batched_tokens,
+            why="prompts are worked off in pieces of this many tokens; a batch of it takes "
+            f"{outcome.budget.peak_bytes // 2**20} MiB at its peak",
+            source="vLLM's default below 70 GiB is 2048 (engine/arg_utils.py); more speeds up long prompts and takes more memory",
+        ),
+    ]
 
 
 def cpu_options(memory: Memory, engine: Engine, model: Model, profile: Profile, overrides: Mapping[str, Any]) -> EngineOptions:
@@ -144,17 +248,18 @@ def cpu_options(memory: Memory, engine: Engine, model: Model, profile: Profile, 
     """
     sequences = int(overrides.get("max-num-seqs", 4 * profile.concurrency))
     context = int(overrides.get("max-model-len", profile.context_wanted))
-    wanted_gib = -(-kv_bytes_per_token(model) * context * sequences // 2**30)
+    token_bytes = kv_bytes_per_token(model, KvLayout())
+    wanted_gib = -(-token_bytes * context * sequences // 2**30)
     most_gib = memory.total_mib // 4 // 1024
     if most_gib < 1:
         raise BringupError(f"this host has {memory.total_mib} MiB of memory; serving on the CPU needs at least 4096 MiB")
     kv_gib = max(1, min(wanted_gib, most_gib))
-    tokens = tokens_in(kv_gib * 2**30, model, CPU_BLOCK_TOKENS)
+    tokens = kv_gib * 2**30 // (token_bytes * CPU_BLOCK_TOKENS) * CPU_BLOCK_TOKENS
     decisions = [
         Decision(
             key="kv-cache-space-gib",
             value=kv_gib,
-            why=f"{sequences} sequences of {context} tokens at {kv_bytes_per_token(model)} bytes each, in whole "
+            why=f"{sequences} sequences of {context} tokens at {token_bytes} bytes each, in whole "
             f"GiB, a quarter of the memory at most: {tokens} tokens",
             source="derived; vLLM envs.py: VLLM_CPU_KVCACHE_SPACE",
         ),

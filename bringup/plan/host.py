@@ -14,7 +14,7 @@ from typing import Literal
 from bringup.findings import Finding
 from bringup.findings.finding import warning
 from bringup.hardware import Frozen, Gpu, HostFacts
-from bringup.plan.model import Decision
+from bringup.plan.decision import Decision
 from bringup.plan.placement import Placement
 
 Evidence = Literal["measured", "vendor", "documentation", "folklore", "none"]
@@ -113,7 +113,8 @@ def _sysctls(facts: HostFacts, placement: Placement) -> Iterator[HostSetting]:
             "the server asks for a queue of 2048 connections that wait to be accepted, and the kernel cuts that down to this; "
             "4096 is the kernel's own default since 5.4",
             "uvicorn config.py: backlog=2048, which vLLM 0.33.0 leaves as it is (entrypoints/launchers/launcher.py); listen(2)",
-            default_on=backlog is not None,
+            # offered: once it is set, it cannot be told from a kernel's own default, and the next plan would take it back
+            default_on=False,
         )
 
 

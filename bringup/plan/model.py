@@ -4,18 +4,14 @@ import hashlib
 import json
 from typing import Any
 
+from pydantic import Field
+
 from bringup.findings.finding import Finding
 from bringup.hardware import Frozen
-
-
-class Decision(Frozen):
-    """One value of the plan, with its reason."""
-
-    key: str
-    value: Any
-    why: str
-    source: str
-    """Where the reason comes from: a measurement with its date, a datasheet, a line of vLLM, ``inventory`` for the user's own."""
+from bringup.plan.capacity import MemoryBudget
+from bringup.plan.decision import Decision
+from bringup.plan.host import HostSetting
+from bringup.plan.limits import LineCheck
 
 
 class ServicePlan(Frozen):
@@ -27,6 +23,8 @@ class ServicePlan(Frozen):
     """Module of the engine whose argument parser checks the configuration before the running service is touched."""
     cpus: str
     """Logical CPUs in the kernel's list format; empty leaves the placement to the kernel."""
+    memory_nodes: str
+    """NUMA nodes that memory is bound to, in the same format; empty binds nothing."""
     start_timeout_s: int
     stop_timeout_s: int
 
@@ -50,6 +48,30 @@ class SmokePlan(Frozen):
     lines: dict[str, float]
 
 
+class Predicted(Frozen):
+    """What the server should reach. Floors are what no software can beat, not promises."""
+
+    kv_cache_tokens: int
+    """What vLLM should log as its KV cache size."""
+    max_model_len: int
+    """Longest single request that the server would start with."""
+    requests_of_full_length: float
+    """How many requests of the planned context the KV cache holds."""
+    calibrated: bool
+    """Whether the memory formula was measured with this version on such a card."""
+    memory: MemoryBudget | None = None
+    """None on the CPU."""
+    ms_per_token_floor: float | None = None
+    ttft_floor_ms: float | None = None
+    """For the smoke benchmark's prompt."""
+    e2e_floor_ms: float | None = None
+    """For its answer."""
+    tokens_per_s_ceiling: dict[int, float] = Field(default_factory=dict)
+    """Streams at once → tokens a second of all together, each with the smoke benchmark's prompt and answer."""
+    load_s_floor: float | None = None
+    """Moving the weights over the card's link; the disk may be slower. None where the link is not known."""
+
+
 class Plan(Frozen):
     """Everything that a host should be. The same facts and settings give the same plan, byte for byte."""
 
@@ -60,9 +82,13 @@ class Plan(Frozen):
     """PCI address of the card that serves; None on the CPU."""
     templates_checksum: str
     api_key_fingerprint: str | None
+    repository: str
+    """Where the weights come from; another one than `model` where needs asked for quantised weights."""
     model_dir: str
     model_revision: str
     engine: str
+    installable: bool
+    """False: the engine is there to plan with only."""
     engine_dir: str
     vllm: dict[str, Any]
     """vLLM's own configuration file (``--config``)."""
@@ -71,7 +97,11 @@ class Plan(Frozen):
     sysctls: dict[str, str]
     needs: Needs
     smoke: SmokePlan
-    predicted_kv_cache_tokens: int
+    predicted: Predicted
+    checks: tuple[LineCheck, ...]
+    """The acceptance lines beside their floors."""
+    host: tuple[HostSetting, ...]
+    """Settings outside vLLM: what is set, and what is offered."""
     decisions: tuple[Decision, ...]
     findings: tuple[Finding, ...]
 
@@ -100,7 +130,9 @@ class Plan(Frozen):
 
     def record(self) -> str:
         """Return plan.json as it lies in the release folder."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        # live values would make the file of an unchanged plan another one
+        live = {"host": {"__all__": {"now", "writable"}}}
+        return json.dumps(self.model_dump(mode="json", exclude=live), indent=2, ensure_ascii=False) + "\n"
 
     def changes_from(self, decisions: dict[str, Any]) -> list[str]:
         """Say in words what differs from an earlier release's decisions: ``max-model-len 2048 → 4096``."""

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from bringup.findings import Finding
 from bringup.findings.finding import note, warning
 from bringup.hardware import Cpu, Frozen, Gpu, HostFacts
-from bringup.plan.model import Decision
+from bringup.plan.decision import Decision
 from bringup.probe.cpu import format_cpu_list
 
 SmtUse = Literal["leave-idle", "use"]

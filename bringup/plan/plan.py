@@ -1,18 +1,22 @@
 """Puts the plan of one host together."""
 
 from bringup.catalog import Catalog
-from bringup.catalog.entries import GpuModel, Model
+from bringup.catalog.entries import Model
 from bringup.catalog.loader import engine_checksum
 from bringup.errors import BringupError
 from bringup.findings import Finding
-from bringup.hardware import Gpu, HostFacts
-from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, cpu_options, gpu_options
-from bringup.plan.host import plan_sysctls
-from bringup.plan.limits import check_lines
-from bringup.plan.model import Decision, Needs, Plan, ServicePlan, SmokePlan
-from bringup.plan.placement import serving_cpus
+from bringup.findings.finding import note
+from bringup.hardware import HostFacts
+from bringup.needs import parse_need
+from bringup.plan.configuration import Card
+from bringup.plan.decision import Decision
+from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, EngineOptions, cpu_options, gpu_options
+from bringup.plan.foresight import foresee, foresee_cpu
+from bringup.plan.host import owner_findings, plan_host
+from bringup.plan.model import Needs, Plan, ServicePlan, SmokePlan
+from bringup.plan.placement import plan_placement
 from bringup.probe.cpu import format_cpu_list
-from bringup.settings import HostFolderSource, Settings, normalized_engine_settings
+from bringup.settings import HostFolderSource, HubSource, Settings, normalized_engine_settings
 
 ENGINES_DIR = "/opt/bringup/engines"
 MODELS_DIR = "/var/lib/bringup/models"
@@ -25,21 +29,23 @@ STOP_MARGIN_S = 15
 """systemd waits this much longer than vLLM's graceful stop before it kills."""
 
 
+_NOT_OPTIONS = ("kv-cache-space-gib", "weights")
+"""Decisions about the engine that are no options of `vllm serve`."""
 _HIDDEN_FROM_SERVICE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108
 """Folders that the unit's ProtectHome and PrivateTmp hide from the service."""
 
 
-def _model_dir(model: Model, settings: Settings, revision: str) -> str:
+def _model_dir(repository: str, settings: Settings, revision: str) -> str:
     if isinstance(settings.model_source, HostFolderSource):
         path = settings.model_source.path
         if path.startswith(_HIDDEN_FROM_SERVICE):
             raise BringupError(f"{path} lies where the service's sandbox hides it: move the model to /srv, say")
         return path
-    return f"{MODELS_DIR}/{model.id.replace('/', '--')}@{revision}"
+    return f"{MODELS_DIR}/{repository.replace('/', '--')}@{revision}"
 
 
-def _card(facts: HostFacts, catalog: Catalog) -> tuple[Gpu, GpuModel, int] | None:
-    """The card that serves, and its number as CUDA counts; None where the host has no NVIDIA card at all.
+def _card(facts: HostFacts, catalog: Catalog) -> Card | None:
+    """The card that serves; None where the host has no NVIDIA card at all.
 
     CUDA counts only the cards that its driver holds; before there is a driver, all of them may become such.
     """
@@ -48,16 +54,25 @@ def _card(facts: HostFacts, catalog: Catalog) -> tuple[Gpu, GpuModel, int] | Non
     for index, gpu in enumerate([gpu for gpu in facts.gpus if gpu.driver_version] or facts.gpus):
         known = catalog.gpu(gpu.pci_id)
         if known is not None:
-            return gpu, known, index
+            return Card(gpu=gpu, model=known, index=index)
     ids = ", ".join(sorted({gpu.pci_id for gpu in facts.gpus}))
     raise BringupError(f"the catalog does not know this host's NVIDIA card ({ids}); add it to bringup/catalog/gpus.yaml")
+
+
+def _revision(settings: Settings, model: Model, options: EngineOptions, given: str | None) -> tuple[str, str]:
+    """Repository and revision of the weights."""
+    checkpoint = options.configuration.checkpoint if options.configuration else model.checkpoints[0]
+    if given is not None:
+        return checkpoint.repository, given
+    named = settings.model_source.revision if isinstance(settings.model_source, HubSource) else None
+    return checkpoint.repository, named or checkpoint.revision or "main"
 
 
 def make_plan(
     facts: HostFacts,
     settings: Settings,
     catalog: Catalog,
-    model_revision: str,
+    model_revision: str | None = None,
     templates_checksum: str = "",
     api_key_fingerprint: str | None = None,
 ) -> Plan:
@@ -67,7 +82,8 @@ def make_plan(
         facts: what the host is.
         settings: what the inventory says of it; validated.
         catalog: what is known of cards, models, engines and workloads.
-        model_revision: what names the model's files: the hub's commit, or the fingerprint of a folder.
+        model_revision: what names the model's files where they do not come from a hub: the fingerprint of a folder. None: the
+            commit that the inventory names, or the catalog's.
         templates_checksum: what names the templates that the release's files are rendered from.
         api_key_fingerprint: what names the API key without giving it away; None where there is none.
 
@@ -83,24 +99,27 @@ def make_plan(
         raise BringupError(
             f"max-model-len is {overrides['max-model-len']}, but {model.id} takes {model.max_context} tokens at most"
         )
+    needs = [parse_need(text) for text in settings.needs]
     lines = profile.smoke.lines | settings.acceptance
-    findings: list[Finding] = []
+    no_findings: tuple[Finding, ...] = ()
+    placement = plan_placement(facts, card.gpu if card else None)
+    host = plan_host(facts, placement, card.gpu if card else None)
     if card:
-        options = gpu_options(card[1], engine, model, profile, overrides)
-        findings += check_lines(lines, profile.smoke.max_tokens, model, card[1])
+        calibration = catalog.calibration(engine.version, card.model.compute_capability)
+        options = gpu_options(card, engine, calibration, model, profile, overrides, needs)
+        predicted, checks, findings = foresee(card, engine, calibration, model, profile, lines, overrides, options)
         if len(facts.gpus) > 1:
-            findings.append(Finding(level="note", text=f"{len(facts.gpus)} cards found; this version serves on the first"))
+            text = f"{len(facts.gpus)} cards found; this version serves on {card.gpu.pci_address} alone"
+            findings = (*findings, note("one-card-serves", text))
     else:
+        if needs:
+            raise BringupError("needs are planned for cards only; this host has none")
         options = cpu_options(facts.memory, engine, model, profile, overrides)
-    findings += options.findings
+        predicted, checks, findings = foresee_cpu(options), (), no_findings
 
-    cpus, why_cpus = serving_cpus(facts.cpu, card[0].numa_node if card else None)
-    placement = Decision(key="cpu-affinity", value=format_cpu_list(cpus), why=why_cpus, source="derived (plan/placement.py)")
-    sysctls, sysctl_findings = plan_sysctls(facts, card[0].numa_node if card else None)
-    findings += sysctl_findings
-
+    repository, revision = _revision(settings, model, options, model_revision)
     engine_dir = f"{ENGINES_DIR}/{engine.name}-{engine_checksum(engine)[:8]}"
-    model_dir = _model_dir(model, settings, model_revision)
+    model_dir = _model_dir(repository, settings, revision)
     choices = (
         Decision(key="profile", value=settings.profile, why=profile.purpose, source="inventory: profile"),
         Decision(key="model-id", value=model.id, why="as set", source="inventory: model"),
@@ -108,13 +127,13 @@ def make_plan(
         Decision(
             key="engine",
             value=engine.name,
-            why=f"an NVIDIA card: {card[1].name}" if card else "no NVIDIA card: vLLM's CPU backend",
+            why=f"an NVIDIA card: {card.model.name}" if card else "no NVIDIA card: vLLM's CPU backend",
             source="facts: PCI devices" if settings.engine is None else "inventory: engine",
         ),
         Decision(key="api-key", value=api_key_fingerprint or "none", why="as set", source="inventory: api_key_file"),
         Decision(key="listen", value=f"{settings.listen_address}:{settings.port}", why="as set", source="inventory"),
     )
-    vllm = {decision.key: decision.value for decision in options.decisions if decision.key != "kv-cache-space-gib"}
+    vllm = {decision.key: decision.value for decision in options.decisions if decision.key not in _NOT_OPTIONS}
     environment = {
         "HOME": HOME_DIR,
         "HF_HOME": f"{CACHE_DIR}/huggingface",
@@ -127,21 +146,26 @@ def make_plan(
         # without nvcc FlashInfer cannot compile its sampler (vLLM utils/flashinfer.py)
         environment |= {
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": str(card[2]),
+            "CUDA_VISIBLE_DEVICES": str(card.index),
             "VLLM_USE_FLASHINFER_SAMPLER": "0",
         }
     else:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_host_mib // 1024)
+    if placement.omp_threads is not None:
+        environment["OMP_NUM_THREADS"] = str(placement.omp_threads)
     stop_after_s = int(vllm.get("shutdown-timeout", SHUTDOWN_TIMEOUT_S))
+    sysctls = [setting for setting in host if setting.kind == "sysctl" and setting.default_on]
     return Plan(
         profile=settings.profile,
         model=model.id,
-        gpu=card[0].pci_address if card else None,
+        gpu=card.gpu.pci_address if card else None,
         templates_checksum=templates_checksum,
         api_key_fingerprint=api_key_fingerprint,
+        repository=repository,
         model_dir=model_dir,
-        model_revision=model_revision,
+        model_revision=revision,
         engine=engine.name,
+        installable=engine.installable,
         engine_dir=engine_dir,
         vllm={
             "model": model_dir,
@@ -154,15 +178,16 @@ def make_plan(
         service=ServicePlan(
             command=(f"{engine_dir}/{engine.command[0]}", *engine.command[1:]),
             parser_module=engine.parser_module,
-            cpus=placement.value,
+            cpus=format_cpu_list(placement.serving_cpus),
+            memory_nodes=format_cpu_list(placement.memory_nodes or ()),
             start_timeout_s=START_TIMEOUT_S,
             stop_timeout_s=stop_after_s + STOP_MARGIN_S,
         ),
-        sysctls={decision.key: decision.value for decision in sysctls},
+        sysctls={setting.key: setting.value for setting in sysctls},
         needs=Needs(
             memory_mib=engine.host_memory_mib + options.kv_cache_host_mib + (0 if card else int(model.weights_gib * 1024)),
             engine_disk_mib=engine.disk_mib,
-            model_disk_mib=0 if isinstance(settings.model_source, HostFolderSource) else model.download_mib,
+            model_disk_mib=0 if isinstance(settings.model_source, HostFolderSource) else _download_mib(model, repository),
             min_driver_branch=engine.min_driver_branch,
             apt_packages=engine.apt_packages,
         ),
@@ -172,7 +197,18 @@ def make_plan(
             requests=profile.smoke.requests,
             lines=lines,
         ),
-        predicted_kv_cache_tokens=options.kv_cache_tokens,
-        decisions=(*choices, *options.decisions, placement, *sysctls),
-        findings=tuple(findings),
+        predicted=predicted,
+        checks=checks,
+        host=host,
+        decisions=(
+            *choices,
+            *options.decisions,
+            *placement.decisions,
+            *(Decision(key=setting.key, value=setting.value, why=setting.why, source=setting.source) for setting in sysctls),
+        ),
+        findings=(*findings, *options.findings, *placement.findings, *owner_findings(host, facts)),
     )
+
+
+def _download_mib(model: Model, repository: str) -> int:
+    return next(checkpoint.download_mib for checkpoint in model.checkpoints if checkpoint.repository == repository)

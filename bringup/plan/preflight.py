@@ -65,6 +65,8 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
             f"{facts.memory.available_mib} MiB of memory are free, {plan.needs.memory_mib} MiB are needed: stop what else "
             "runs there, or choose a smaller model or context"
         )
+    if not plan.installable:
+        blockers.append(f"{plan.engine} is there to plan with and is never installed: name another engine")
     branch = plan.needs.min_driver_branch
     if branch is not None:
         versions = [gpu.driver_version for gpu in facts.gpus if gpu.driver_version and gpu.pci_address == plan.gpu]

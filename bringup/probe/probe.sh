@@ -159,7 +159,7 @@ for path in /opt/bringup /var/lib/bringup; do
   printf '%s %s %s\n' "$path" "$(df -Pk "$parent" 2>/dev/null | awk 'NR == 2 {print $4, $1}')" "$(stat -f -c %T "$parent" 2>/dev/null)"
 done
 section sysctl
-for name in vm.swappiness kernel.numa_balancing; do
+for name in vm.swappiness kernel.numa_balancing net.core.somaxconn; do
   file=/proc/sys/$(printf %s "$name" | tr . /)
   [ -r "$file" ] || continue
   if $asroot test -w "$file"; then access=rw; else access=ro; fi

@@ -47,11 +47,11 @@ def _download(context: Context, source: HubSource) -> None:
     request = {
         "hub": source.hub,
         "client": client,
-        "repository": plan.model,
+        "repository": plan.repository,
         "revision": plan.model_revision,
         "endpoint": source.endpoint,
         "target": plan.model_dir,
-        "size_mib": context.catalog.model(plan.model).download_mib,
+        "size_mib": plan.needs.model_disk_mib,
     }
     path = f"{plan.model_dir}.download.json"
     files.put(

@@ -16,6 +16,8 @@ def tuning(context: Context) -> None:
     """Write the sysctl file and load it where a live value differs and may be set."""
     plan, facts = context.plan, context.facts
     if not plan.sysctls:
+        # an earlier plan's, on a host that has changed since
+        files.file(name=f"Remove {SYSCTL_FILE}", path=SYSCTL_FILE, present=False)
         return
     files.put(
         name=f"Write {SYSCTL_FILE}",

@@ -34,7 +34,7 @@ class Host:
         plan = {
             "vllm": {"host": "127.0.0.1", "port": 8000},
             "service": {"start_timeout_s": 5, "parser_module": "none"},
-            "predicted_kv_cache_tokens": 1,
+            "predicted": {"kv_cache_tokens": 1},
         }
         (folder / "plan.json").write_text(json.dumps(plan))
         return folder

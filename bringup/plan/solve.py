@@ -1,0 +1,216 @@
+"""Needs → the least harmful way to serve that meets them.
+
+Everything that the engine supports on the card is tried from the least harm to the most: first quality (weights before KV cache),
+then how much of the card is taken, then how large batches are. What harms more than what is the issue of the tables below; it is
+judgement, since no benchmark of quality was run by us.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bringup.catalog.calibration import Calibration
+from bringup.catalog.engine_rules import KvDtype, WeightKind, kv_dtypes, weight_kinds, within
+from bringup.catalog.entries import Checkpoint, Engine, Model, SmokeSpec
+from bringup.errors import BringupError
+from bringup.hardware import Frozen
+from bringup.needs import Need
+from bringup.plan.configuration import Card, Configuration, Outcome, evaluate
+from bringup.plan.needs import shortfall
+
+_WEIGHTS_HARM = {"bf16": 0, "fp8": 2, "int4": 5}
+"""8-bit weights are close to 16-bit ones; 4-bit ones are said to hurt formulas and code (the advice; not measured by us)."""
+_KV_HARM = {16: 0, 8: 1, 4: 4, 3: 6}
+"""By bits of the coarser half."""
+_SAME_SIZE = {"fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "bfloat16": "auto", "float16": "auto"}
+"""Values of kv-cache-dtype that take as much memory as another one."""
+UTILIZATIONS = (0.85, 0.90, 0.92)
+"""The plan's own, and up to vLLM's default (config/cache.py of 0.33.0)."""
+_BATCHES = ((2048, 256), (2048, 64), (1024, 32), (512, 8))
+"""Batched tokens and sequences: vLLM's default below 70 GiB, then smaller ones, which leave more to the KV cache."""
+_HAVE_BF16 = ("8.0-99.9",)
+_LEAST_LEFT_BYTES = 256 * 2**20
+"""Of the card, beyond everything that we know of: for a display and for what other versions take."""
+
+
+class Attempt(Frozen):
+    """A kind of configuration that was tried, at its best."""
+
+    name: str
+    kv_cache_tokens: int
+    longest_context: int
+    ms_per_token_floor: float
+    missing: str
+    """Why it does not meet the needs; empty where it does."""
+
+
+class Solution(Frozen):
+    """The least harmful configuration that meets the needs, and what was tried before it."""
+
+    configuration: Configuration
+    outcome: Outcome
+    attempts: tuple[Attempt, ...]
+
+
+class NoWayError(BringupError):
+    """Nothing that this engine supports on this card meets the needs."""
+
+    def __init__(self, message: str, attempts: tuple[Attempt, ...]) -> None:
+        """Keep what was tried beside the message."""
+        super().__init__(message)
+        self.attempts = attempts
+
+
+def pairs(card: Card, engine: Engine, model: Model) -> list[tuple[Checkpoint, WeightKind, KvDtype]]:
+    """Every pair of weights and KV cache that the engine serves on the card, the least harmful first."""
+    capability = card.model.compute_capability
+    dtypes = [dtype for dtype in kv_dtypes(engine, capability, model.head_size) if dtype.exact and dtype.served_by(False)]
+    found = [(checkpoint, kind, dtype) for checkpoint, kind in _weights(engine, capability, model) for dtype in dtypes]
+    return sorted(found, key=lambda pair: (_harm(pair[1], pair[2]), _WEIGHTS_HARM[pair[1].precision]))
+
+
+def _harm(kind: WeightKind, dtype: KvDtype) -> int:
+    return _WEIGHTS_HARM[kind.precision] + _KV_HARM[dtype.bits]
+
+
+def _weights(engine: Engine, capability: str, model: Model) -> Iterator[tuple[Checkpoint, WeightKind]]:
+    """Checkpoints that the engine can serve on the card; a checkpoint of its own comes before quantising while loading."""
+    kinds = weight_kinds(engine, capability)
+    for checkpoint in model.checkpoints:
+        for kind in kinds:
+            served = checkpoint.method is None or checkpoint.online or checkpoint.method in kind.methods
+            if served and kind.online == checkpoint.online and kind.precision == checkpoint.precision:
+                yield checkpoint, kind
+                break
+    plain = model.checkpoints[0]
+    if plain.method is None:
+        for kind in kinds:
+            if kind.online:
+                yield plain, kind
+                break
+
+
+def configurations(
+    card: Card, engine: Engine, model: Model, fixed: Mapping[str, Any]
+) -> Iterator[tuple[str, Iterator[Configuration]]]:
+    """Groups of configurations with the same weights and KV cache, the least harmful group first.
+
+    Args:
+        card: that serves.
+        engine: the version of vLLM.
+        model: what is served.
+        fixed: options that the user set, by their names in vLLM.
+    """
+    utilizations = (float(fixed["gpu-memory-utilization"]),) if "gpu-memory-utilization" in fixed else UTILIZATIONS
+    batches = [
+        (int(fixed.get("max-num-batched-tokens", tokens)), int(fixed.get("max-num-seqs", sequences)))
+        for tokens, sequences in _BATCHES
+    ]
+    for checkpoint, kind, dtype in pairs(card, engine, model):
+        if not _allowed(kind, dtype, fixed):
+            continue
+        group = [
+            Configuration(
+                checkpoint=checkpoint,
+                weights=kind,
+                kv=dtype,
+                utilization=utilization,
+                max_num_seqs=sequences,
+                max_num_batched_tokens=tokens,
+                block_tokens=int(fixed.get("block-size", 16)),
+                enforce_eager=bool(fixed.get("enforce-eager", False)),
+                half=not within(card.model.compute_capability, _HAVE_BF16),
+            )
+            for (tokens, sequences), utilization in itertools.product(dict.fromkeys(batches), utilizations)
+        ]
+        yield group[0].name, iter(group)
+
+
+def default_configuration(card: Card, engine: Engine, model: Model, fixed: Mapping[str, Any]) -> Configuration:
+    """What is served when nothing is needed in particular: the model's first checkpoint, and what the user set.
+
+    Raises:
+        BringupError: the card cannot serve it; the message says what it can.
+    """
+    groups = configurations(card, engine, model, {"gpu-memory-utilization": UTILIZATIONS[0], **fixed})
+    first = next(
+        (group for group in (next(configurations) for _, configurations in groups) if _is_default(group, model, fixed)), None
+    )
+    if first is not None:
+        return first
+    asked = ", ".join(f"{name} {fixed[name]}" for name in ("quantization", "kv-cache-dtype") if name in fixed)
+    can = "; ".join(
+        dict.fromkeys(f"{kind.precision} weights with kv-cache-dtype {kv.value}" for _, kind, kv in pairs(card, engine, model))
+    )
+    raise BringupError(
+        f"vLLM {engine.version} cannot serve {model.id}{f' with {asked}' if asked else ''} on a {card.model.name}"
+        + (f"; it can with {can}" if can else "")
+    )
+
+
+def _is_default(configuration: Configuration, model: Model, fixed: Mapping[str, Any]) -> bool:
+    own = configuration.checkpoint == model.checkpoints[0] and not configuration.weights.online
+    return ("quantization" in fixed or own) and ("kv-cache-dtype" in fixed or configuration.kv.bits == 16)
+
+
+def _allowed(kind: WeightKind, dtype: KvDtype, fixed: Mapping[str, Any]) -> bool:
+    if "kv-cache-dtype" in fixed and dtype.value != _SAME_SIZE.get(fixed["kv-cache-dtype"], fixed["kv-cache-dtype"]):
+        return False
+    return "quantization" not in fixed or kind.quantization == fixed["quantization"]
+
+
+def solve(
+    card: Card,
+    engine: Engine,
+    calibration: Calibration,
+    model: Model,
+    needs: Sequence[Need],
+    smoke: SmokeSpec,
+    fixed: Mapping[str, Any],
+) -> Solution:
+    """Find the least harmful configuration that meets all needs.
+
+    Raises:
+        NoWayError: there is none; it says what comes nearest.
+    """
+    attempts: list[Attempt] = []
+    for name, group in configurations(card, engine, model, fixed):
+        best: Attempt | None = None
+        for configuration in group:
+            outcome = evaluate(card, engine, calibration, model, configuration)
+            missing = _missing(needs, configuration, outcome, model, smoke)
+            if missing is None:
+                return Solution(configuration=configuration, outcome=outcome, attempts=tuple(attempts))
+            attempt = _attempt(name, outcome, missing)
+            best = attempt if best is None or attempt.longest_context > best.longest_context else best
+        if best is not None:
+            attempts.append(best)
+    wanted = ", ".join(map(str, needs))
+    nothing = f"nothing that vLLM {engine.version} supports on a {card.model.name} meets {wanted}"
+    raise NoWayError(f"{nothing}; {_nearest_miss(attempts)}", tuple(attempts))
+
+
+def _missing(needs: Iterable[Need], configuration: Configuration, outcome: Outcome, model: Model, smoke: SmokeSpec) -> str | None:
+    if outcome.budget.kv_cache_tokens == 0:
+        return "the weights leave no room for a KV cache"
+    if outcome.budget.left_bytes < _LEAST_LEFT_BYTES:
+        return f"only {outcome.budget.left_bytes // 2**20} MiB of the card would be left"
+    reasons = (shortfall(need, configuration, outcome, model, smoke) for need in needs)
+    return next((reason for reason in reasons if reason), None)
+
+
+def _attempt(name: str, outcome: Outcome, missing: str) -> Attempt:
+    return Attempt(
+        name=name,
+        kv_cache_tokens=outcome.budget.kv_cache_tokens,
+        longest_context=outcome.longest_context,
+        ms_per_token_floor=outcome.speed.ms_per_token(),
+        missing=missing,
+    )
+
+
+def _nearest_miss(attempts: Sequence[Attempt]) -> str:
+    if not attempts:
+        return "no weights and KV cache that you allow can be served on it"
+    best = max(attempts, key=lambda attempt: (attempt.longest_context, -attempt.ms_per_token_floor))
+    return f"{best.name} comes nearest: {best.missing}"
