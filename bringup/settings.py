@@ -14,6 +14,7 @@ from bringup.catalog.entries import Engine, EngineSetting
 from bringup.catalog.loader import nearest
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
+from bringup.needs import parse_need
 from bringup.smoke.model import MetricName
 
 METRICS: tuple[str, ...] = get_args(MetricName)
@@ -59,6 +60,15 @@ class HostFolderSource(Frozen):
     path: AbsolutePath
 
 
+def _needs(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            parse_need(text)
+        except BringupError as error:
+            raise ValueError(error.message) from None
+    return texts
+
+
 ModelSource = Annotated[HubSource | ControlFolderSource | HostFolderSource, Field(discriminator="kind")]
 
 
@@ -80,6 +90,8 @@ class Settings(Frozen):
     """From 1024: the service's user may not take a lower one."""
     api_key_file: AbsolutePath | None = None
     """File on the control machine that holds the API key."""
+    needs: Annotated[tuple[str, ...], AfterValidator(_needs)] = ()
+    """What the server must be able to do: ``["context=131072", "concurrency=16@8K"]``; the plan finds the least harmful way."""
     acceptance: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Lines that replace the profile's: ``{"ttft_p50_ms": 300}``."""
     smoke: Literal["auto", "always", "never"] = "auto"
@@ -184,7 +196,7 @@ def normalized_engine_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterable[str] = ()) -> list[str]:
+def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterable[str] = (), to_deploy: bool = True) -> list[str]:
     """List everything that is wrong with one host's data, a sentence each; empty when it is sound.
 
     Args:
@@ -192,6 +204,7 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
         catalog: names of profiles, models and engines.
         also_known: names that belong to somebody else (the connector's ``ssh_…``). Names that begin with ``_`` (pyinfra's
             global arguments) or ``x_`` (the user's own) are never complained of.
+        to_deploy: whether a host will be changed; a plan alone needs no engine that can be installed, and no revision.
     """
     ours = set(Settings.model_fields)
     foreign = set(also_known)
@@ -217,7 +230,7 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
     if settings.engine is not None and not named:
         names = [engine.name for engine in catalog.engines if engine.installable]
         problems.append(f"unknown engine '{settings.engine}': {nearest(settings.engine, names)}")
-    if named and not any(engine.installable for engine in named):
+    if to_deploy and named and not any(engine.installable for engine in named):
         newest = catalog.engine(None, named[0].device).name
         problems.append(f"engine: {named[0].name} is there to plan with, bringup does not install it: take {newest}")
     # with an unknown engine, the options of the first: those of all engines are much the same
@@ -234,7 +247,7 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
             "since vLLM's API key does not guard /invocations, /tokenize and /metrics"
         )
     source = settings.model_source
-    if isinstance(source, HubSource) and source.revision is None:
+    if to_deploy and isinstance(source, HubSource) and source.revision is None:
         if source.hub == "modelscope":
             problems.append("model_source: name the revision; the catalog's revisions are those of Hugging Face")
         elif not problems and catalog.model(settings.model).revision is None:

@@ -413,6 +413,8 @@ class SmokeSpec(Frozen):
     """The acceptance run of a profile."""
 
     prompt: str
+    prompt_tokens: int
+    """About how many tokens the prompt has."""
     max_tokens: int
     requests: int
     lines: dict[str, float]

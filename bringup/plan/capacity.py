@@ -5,11 +5,11 @@ left to the KV cache (v1/worker/gpu_worker.py, determine_available_memory):
 
     KV cache = utilization × total − weights − peak of the run − memory beside PyTorch [− CUDA graphs − buffers, newer versions]
 
-The peak of the run is the largest of three moments (found on an H100 with vLLM 0.24.0, 2026-11-24, to the byte but for about 1 MB;
+The peak of the run is the largest of three moments (found on an H100 with vLLM 0.24.0, 2026-11-24, to a few MB in most of 27 runs;
 H hidden size, I intermediate size, V vocabulary, T batched tokens, S sequences; 16-bit values):
 
     a layer's MLP      T × (6·I + 4·H + 2·(heads + 2·KV heads)·head size)
-    the output layer   2·V·H (a copy of it) + 4·T·H
+    the output layer   2·V·H (a copy of it; not with enforce-eager) + 4·T·H
     the sampler        S × 6·V + 2·(T + S)·H
 """
 
@@ -104,8 +104,11 @@ def peak_bytes(shape: Shape, batch: Batch, calibration: Calibration) -> int:
     hidden = _VALUE * shape.hidden_size
     attention = _VALUE * (shape.heads + 2 * shape.kv_heads) * shape.head_size
     sequences = min(batch.sequences, batch.tokens)
-    forward = batch.tokens * (3 * _VALUE * shape.intermediate_size + 2 * hidden + attention) + calibration.forward_mib * _MIB
-    output = 2 * batch.tokens * hidden + (shape.vocabulary * hidden if calibration.copies_output_layer else 0)
+    forward = batch.tokens * (3 * _VALUE * shape.intermediate_size + 2 * hidden + attention)
+    output = 2 * batch.tokens * hidden
+    if not batch.enforce_eager:  # both are the compiled model's alone
+        forward += int(calibration.forward_mib * _MIB)
+        output += shape.vocabulary * hidden if calibration.copies_output_layer else 0
     # 16-bit logits and their 32-bit copy
     sampler = sequences * (6 * shape.vocabulary + hidden) + batch.tokens * hidden + calibration.logits_mib * _MIB
     return int(max(forward, output, sampler))
