@@ -18,12 +18,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bringup.catalog import Catalog, load_catalog
-from bringup.catalog.entries import GpuModel, Overhead
 from bringup.errors import BringupError
 from bringup.hardware import HostFacts
 from bringup.plan import Plan, make_plan
-from bringup.plan.capacity import gpu_kv_bytes, tokens_in
-from bringup.plan.limits import ms_per_token_floor
 from bringup.settings import Settings
 from tests.unit.machines import bare_workstation, changed, demo_host, two_socket_server, workstation
 
@@ -32,7 +29,6 @@ GOLDEN = Path(__file__).parent / "golden"
 CATALOG = load_catalog()
 QWEN = CATALOG.model("qwen3-4b")
 REVISION = "cdbee75f17c01a7cc42f958dc650907174af0554"
-GIB = 2**30
 
 
 def settings(**data: Any) -> Settings:
@@ -140,56 +136,16 @@ def test_digest_follows_the_revision_and_the_cores_but_not_the_driver() -> None:
 # --- memory
 
 
-@pytest.mark.parametrize(
-    ("kv_gib", "block", "bytes_per_value", "tokens"),
-    [
-        pytest.param(11.66, 16, 2, 84_912, id="bf16"),
-        pytest.param(11.63, 16, 1, 169_376, id="fp8-kv"),
-        pytest.param(14.99, 16, 2, 109_136, id="fp8-weights"),
-        pytest.param(11.66, 32, 2, 84_896, id="block-32"),
-    ],
-)
-def test_tokens_agree_with_what_vllm_logged(kv_gib: float, block: int, bytes_per_value: float, tokens: int) -> None:
-    """Qwen3-4B's shape, vLLM 0.24.0 on an H100, 2026-11-24 (shared/gpu/README.md); it logged GiB with two digits."""
-    assert tokens_in(kv_gib * GIB, QWEN, block, bytes_per_value) == pytest.approx(tokens, rel=0.001)
-
-
-@pytest.mark.parametrize("block", [16, 32])
-def test_tokens_agree_with_vllms_own_planning_code(block: int) -> None:
-    """vLLM 0.33.0's KV planning, run on a CPU: 12e9 bytes → 5,086 blocks of 16 → 81,376 tokens (shared/tuning.md)."""
-    assert tokens_in(12e9, QWEN, block) == 81_376
-
-
-@pytest.mark.parametrize(
-    ("weights_gib", "activation_gib", "kv_gib"),
-    [
-        pytest.param(7.64, 0.74, 11.66, id="bf16"),
-        pytest.param(7.67, 0.74, 11.63, id="fp8-kv"),
-        pytest.param(4.31, 0.75, 14.99, id="fp8"),
-    ],
-)
-def test_memory_left_for_the_kv_cache_agrees_with_what_vllm_logged(
-    weights_gib: float, activation_gib: float, kv_gib: float
-) -> None:
-    """The same runs: 20.27 GiB requested, 0.22 GiB outside of torch; that version did not subtract the CUDA graphs."""
-    card = GpuModel.model_construct(name="stand-in", cuda_visible_mib=round(20.27 * 1024 / 0.85))
-    overhead = Overhead(
-        activation_gib=activation_gib, non_torch_gib=0.22, cuda_graphs_gib=0, calibrated_for=("stand-in",), margin=0.5
-    )
-    model = QWEN.model_copy(update={"measured_weights_gib": weights_gib})
-    assert gpu_kv_bytes(card, model, overhead, 0.85) / GIB == pytest.approx(kv_gib, abs=0.02)
-
-
 def test_cpu_demo_predicts_what_vllm_logged() -> None:
     """vLLM 0.32.0's CPU backend, SmolLM2-135M, 1 GiB: 46,592 tokens (2026-11-24)."""
     plan = make_plan(demo_host(), demo_settings(), CATALOG, "0123456789ab")
     assert plan.environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
-    assert plan.predicted_kv_cache_tokens == 46_592
+    assert plan.predicted.kv_cache_tokens == 46_592
 
 
 def tokens_on(cuda_visible_mib: int) -> int:
     try:
-        return plan_4090d(with_card(cuda_visible_mib=cuda_visible_mib)).predicted_kv_cache_tokens
+        return plan_4090d(with_card(cuda_visible_mib=cuda_visible_mib, vram_mib=cuda_visible_mib + 357)).predicted.kv_cache_tokens
     except BringupError as error:
         assert "does not fit" in error.message  # noqa: PT017 (the other outcome is as good)
         return 0
@@ -203,12 +159,12 @@ def test_more_memory_never_holds_fewer_tokens(mib: int, more_mib: int) -> None:
 @given(st.integers(128, 300_000), st.integers(0, 100_000), st.integers(11_000, 80_000))
 def test_longer_wish_never_gives_a_shorter_context(wanted: int, more: int, cuda_visible_mib: int) -> None:
     assume(tokens_on(cuda_visible_mib) >= 128)
-    card = with_card(cuda_visible_mib=cuda_visible_mib).gpus
+    card = with_card(cuda_visible_mib=cuda_visible_mib, vram_mib=cuda_visible_mib + 357).gpus
 
     def context(tokens: int) -> int:
         catalog = with_profile("interactive", context_wanted=tokens).model_copy(update={"gpus": card})
         plan = plan_4090d(catalog)
-        assert plan.vllm["max-model-len"] <= min(tokens, QWEN.max_context, plan.predicted_kv_cache_tokens)
+        assert plan.vllm["max-model-len"] <= min(tokens, QWEN.max_context, plan.predicted.kv_cache_tokens)
         return int(plan.vllm["max-model-len"])
 
     assert context(wanted) <= context(wanted + more)
@@ -225,37 +181,32 @@ def test_cpu_backend_takes_a_quarter_of_the_memory_at_most(total_mib: int, concu
 
 def test_fp8_kv_cache_doubles_the_tokens() -> None:
     plain, fp8 = plan_4090d(), plan_4090d(engine_settings={"kv-cache-dtype": "fp8"})
-    assert fp8.predicted_kv_cache_tokens == pytest.approx(2 * plain.predicted_kv_cache_tokens, abs=16)
+    assert fp8.predicted.kv_cache_tokens == pytest.approx(2 * plain.predicted.kv_cache_tokens, rel=0.01)
 
 
 # --- speed of light
-
-
-def test_floor_of_bf16_on_a_4090d_is_8_ms_a_token() -> None:
-    """8.04 GB over 1008 GB/s, as in the article's physical check (shared/tuning.md)."""
-    assert ms_per_token_floor(QWEN, CATALOG.gpus[0]) == pytest.approx(8.0, abs=0.05)
 
 
 @pytest.mark.parametrize(
     ("acceptance", "impossible"),
     [
         pytest.param({}, ["e2e_p90_ms"], id="article"),
-        pytest.param({"e2e_p90_ms": 2040}, ["e2e_p90_ms"], id="just-below-the-floor"),
-        pytest.param({"e2e_p90_ms": 2050}, [], id="just-above-the-floor"),
-        pytest.param({"e2e_p90_ms": 2050, "itl_p50_ms": 7}, ["itl_p50_ms"], id="between-tokens"),
-        pytest.param({"e2e_p90_ms": 2050, "itl_p50_ms": 9}, [], id="between-tokens-above"),
-        pytest.param({"e2e_p90_ms": 2050, "ttft_p50_ms": 1}, [], id="first-token-has-no-such-floor"),
+        pytest.param({"e2e_p90_ms": 2050}, ["e2e_p90_ms"], id="just-below-the-floor"),
+        pytest.param({"e2e_p90_ms": 2055}, [], id="just-above-the-floor"),
+        pytest.param({"e2e_p90_ms": 2055, "itl_p50_ms": 7}, ["itl_p50_ms"], id="between-tokens"),
+        pytest.param({"e2e_p90_ms": 2055, "itl_p50_ms": 9}, [], id="between-tokens-above"),
+        pytest.param({"e2e_p90_ms": 2055, "ttft_p50_ms": 1}, ["ttft_p50_ms"], id="first-token"),
     ],
 )
 def test_impossible_line_is_found_and_no_other(acceptance: dict[str, float], impossible: list[str]) -> None:
     findings = plan_4090d(acceptance=acceptance).findings
     texts = [finding.text for finding in findings if finding.level == "impossible"]
     assert [text.split()[0] for text in texts] == impossible
-    assert all("acceptance" in text and "8-bit" in text for text in texts)  # the ways out
+    assert all("acceptance" in text and ("--need" in text or "speculative" in text) for text in texts)  # the ways out
 
 
 def test_twice_the_bandwidth_makes_the_articles_line_possible() -> None:
-    findings = plan_4090d(with_card(bandwidth_gb_s=2 * 1008)).findings
+    findings = plan_4090d(with_card(bandwidth_gb_s=2 * 1008, memory_gbit_s_per_pin=42)).findings
     assert not [finding for finding in findings if finding.level == "impossible"]
 
 
@@ -273,8 +224,8 @@ def test_overrides_win_and_are_marked_as_the_users() -> None:
 
 def test_other_values_follow_an_override() -> None:
     plan = plan_4090d(engine_settings={"gpu-memory-utilization": 0.5, "shutdown-timeout": 100})
-    assert plan.predicted_kv_cache_tokens < plan_4090d().predicted_kv_cache_tokens
-    assert plan.vllm["max-model-len"] <= plan.predicted_kv_cache_tokens
+    assert plan.predicted.kv_cache_tokens < plan_4090d().predicted.kv_cache_tokens
+    assert plan.vllm["max-model-len"] <= plan.predicted.kv_cache_tokens
     assert plan.service.stop_timeout_s > 100
 
 
@@ -335,7 +286,8 @@ def test_longest_context_of_the_model_is_accepted() -> None:
 
 def test_service_keeps_to_the_cards_numa_node_and_spares_a_core() -> None:
     plan = plan_4090d(facts=two_socket_server())
-    assert plan.service.cpus == "5-7,13-15"  # of 4-7,12-15; core 4 with both its threads stays with the system
+    assert plan.service.cpus == "5-7"  # of 4-7,12-15: core 4 stays with the system, siblings idle
+    assert plan.service.memory_nodes == "1"
     assert plan.sysctls["kernel.numa_balancing"] == "0"
 
 
@@ -343,16 +295,29 @@ def test_small_host_serves_on_all_its_cores() -> None:
     assert make_plan(demo_host(), demo_settings(), CATALOG, "x").service.cpus == "0-1"
 
 
-def test_one_node_leaves_numa_balancing_alone() -> None:
-    assert plan_4090d().sysctls == {"vm.swappiness": "10"}
+def test_one_node_leaves_numa_alone() -> None:
+    plan = plan_4090d()
+    assert plan.sysctls == {"vm.swappiness": "10"}
+    assert plan.service.memory_nodes == ""
 
 
 def test_setting_that_the_kernel_refuses_becomes_a_finding_for_its_owner() -> None:
-    (finding,) = make_plan(demo_host(), demo_settings(), CATALOG, "x").findings
-    assert finding.level == "warning"
-    assert "sysctl -w vm.swappiness=10" in finding.text
-    already = changed(demo_host(), sysctls={"vm.swappiness": "10"})
-    assert make_plan(already, demo_settings(), CATALOG, "x").findings == ()
+    def owner(facts: HostFacts) -> list[str]:
+        return [f.text for f in make_plan(facts, demo_settings(), CATALOG, "x").findings if f.id == "owner-must-set"]
+
+    swapping = changed(demo_host(), memory={**dict(demo_host().memory), "swap_mib": 1024})
+    (text,) = owner(swapping)
+    assert "sysctl -w vm.swappiness=10" in text
+    assert owner(changed(swapping, sysctls={"vm.swappiness": "10"})) == []
+    assert owner(demo_host()) == []  # without swap it does nothing
+
+
+def test_plan_of_a_host_is_the_same_after_its_own_deploy() -> None:
+    """What a deploy sets on the host is read back as a live value; it must not change the plan's file."""
+    for facts in (workstation(), two_socket_server()):
+        before = plan_4090d(facts=facts)
+        after = plan_4090d(facts=changed(facts, sysctls={**facts.sysctls, **before.sysctls}, service_state="active"))
+        assert after.record() == before.record()
 
 
 def test_second_card_is_served_where_the_first_is_unknown() -> None:
