@@ -19,6 +19,11 @@ class Card(Frozen):
     """As CUDA counts, in the order of PCI addresses."""
 
     @property
+    def total_is_known(self) -> bool:
+        """Whether its memory was seen by somebody, and is no estimate."""
+        return self.model.cuda_visible_mib is not None or self.total_bytes != self.model.visible_mib * _MIB
+
+    @property
     def total_bytes(self) -> int:
         """Memory that CUDA reports, which vLLM takes its fraction of.
 

@@ -216,11 +216,12 @@ def _weight_decisions(configuration: Configuration, needs: Sequence[Need], attem
 
 def _memory_decisions(card: Card, configuration: Configuration, outcome: Outcome) -> list[Decision]:
     total_mib, left_mib = card.total_bytes // 2**20, outcome.budget.left_bytes // 2**20
+    sees = "sees" if card.total_is_known else "sees at least"
     return [
         Decision(
             key="gpu-memory-utilization",
             value=configuration.utilization,
-            why=f"{configuration.utilization:g} of the {total_mib} MiB that CUDA sees; {left_mib} MiB stay for a desktop and for "
+            why=f"{configuration.utilization:g} of the {total_mib} MiB that CUDA {sees}; {left_mib} MiB stay for a desktop and for "
             "what vLLM takes beyond its budget",
             source="the advice's fraction; vLLM 0.24.0 took 0.6 to 1.0 GiB beyond its budget on 2026-11-24",
         ),

@@ -99,6 +99,8 @@ def make_plan(
         raise BringupError(
             f"max-model-len is {overrides['max-model-len']}, but {model.id} takes {model.max_context} tokens at most"
         )
+    if not facts.cpu.usable:
+        raise BringupError(f"its processors cannot be read ({facts.unknown.get('cpus', 'none is named')}): nothing can be placed")
     needs = [parse_need(text) for text in settings.needs]
     lines = profile.smoke.lines | settings.acceptance
     no_findings: tuple[Finding, ...] = ()

@@ -122,4 +122,4 @@ def test_plan_of_a_recording() -> None:
 
 
 def test_plan_of_a_machine_that_can_be_deployed() -> None:
-    assert "can be deployed" in run("plan", "--recording", "dual-socket-four-cards").output
+    assert "fits" in run("plan", "--recording", "dual-socket-four-cards").output

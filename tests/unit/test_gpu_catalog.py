@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from bringup.catalog import load_catalog
 from bringup.catalog.entries import ARCHITECTURES, GpuModel
 from bringup.errors import BringupError
+from bringup.plan.configuration import Card
 from bringup.plan.engine import gpu_options
+from tests.unit.machines import bare_workstation
 
 CATALOG = load_catalog()
 GPUS = CATALOG.gpus
@@ -125,7 +127,10 @@ def test_nominal_size_leaves_room_for_error_correction() -> None:
 def options(gpu: GpuModel) -> tuple[str, int]:
     """What the plan says of the card's memory, and how many tokens it predicts."""
     model, profile = CATALOG.model("qwen3-4b"), CATALOG.profile("interactive")
-    planned = gpu_options(gpu, CATALOG.engine(None, "cuda"), model, profile, {})
+    engine = CATALOG.engine(None, "cuda")
+    calibration = CATALOG.calibration(engine.version, gpu.compute_capability)
+    there = Card(gpu=bare_workstation().gpus[0].model_copy(update={"pci_id": gpu.pci_ids[0]}), model=gpu, index=0)
+    planned = gpu_options(there, engine, calibration, model, profile, {}, ())
     (why,) = [decision.why for decision in planned.decisions if decision.key == "gpu-memory-utilization"]
     return why, planned.kv_cache_tokens
 

@@ -202,7 +202,7 @@ def test_impossible_line_is_found_and_no_other(acceptance: dict[str, float], imp
     findings = plan_4090d(acceptance=acceptance).findings
     texts = [finding.text for finding in findings if finding.level == "impossible"]
     assert [text.split()[0] for text in texts] == impossible
-    assert all("acceptance" in text and ("--need" in text or "speculative" in text) for text in texts)  # the ways out
+    assert all("acceptance" in text for text in texts)  # a way out
 
 
 def test_twice_the_bandwidth_makes_the_articles_line_possible() -> None:

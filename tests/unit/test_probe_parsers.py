@@ -491,5 +491,5 @@ def test_rented_container_is_worth_the_cpus_that_it_gets() -> None:
     facts = recorded("rented-container")
     assert (facts.cpu.quota_cpus, facts.cpu.worth_cpus) == (16.0, 16.0)
     assert (facts.memory.total_mib, facts.init, facts.system.container) == (65536, "bash", "docker")
-    assert facts.read_only_sysctls == ("vm.swappiness", "kernel.numa_balancing")
+    assert facts.read_only_sysctls == ("vm.swappiness", "kernel.numa_balancing", "net.core.somaxconn")
     assert [gpu.pci_address for gpu in facts.gpus if gpu.driver_version] == ["0000:81:00.0"]
