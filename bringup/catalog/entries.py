@@ -209,18 +209,6 @@ class Model(Shape):
         return self.checkpoints[0].download_mib
 
 
-class Overhead(Frozen):
-    """GPU memory in GiB that is neither weights nor KV cache, as vLLM logs it at start."""
-
-    activation_gib: float
-    non_torch_gib: float
-    cuda_graphs_gib: float
-    calibrated_for: tuple[str, ...]
-    """Names of the cards that these figures were measured on with this engine."""
-    margin: float
-    """Fraction of the KV cache kept back on every other card."""
-
-
 class EngineSetting(Frozen):
     """One option of `vllm serve`, and what it takes."""
 
@@ -366,7 +354,6 @@ class Engine(Frozen):
     disk_mib: int
     host_memory_mib: int
     """Main memory of its processes without weights and KV cache."""
-    overhead: Overhead | None
     server_defaults: tuple[ServerDefaults, ...] = Field(min_length=1)
     """From the largest memory to the smallest."""
     flags: dict[str, EngineFlag]
