@@ -78,7 +78,8 @@ class Settings(Frozen):
     profile: str = "interactive"
     """What the host is for: a name of catalog/profiles.yaml."""
     model: str = "Qwen/Qwen3-4B-Instruct-2507"
-    """Repository id or alias of catalog/models.yaml."""
+    """Repository id or alias of catalog/models.yaml. With a folder of the control machine it may be any name to serve it under:
+    what the catalog does not know is read from the folder's config.json."""
     model_source: ModelSource = HubSource()
     engine: str | None = None
     """A name of catalog/engines.yaml or a version, ``vllm==0.33.0``; None is the newest for the host's device."""
@@ -226,6 +227,8 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
             look_up()
         except BringupError as error:
             problems.append(error.message)
+    if isinstance(settings.model_source, ControlFolderSource):  # a folder says itself what it holds
+        problems = [problem for problem in problems if not problem.startswith("unknown model ")]
     named = catalog.engines_named(settings.engine) if settings.engine is not None else ()
     if settings.engine is not None and not named:
         names = [engine.name for engine in catalog.engines if engine.installable]

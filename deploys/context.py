@@ -18,6 +18,7 @@ from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.exceptions import InventoryError, PyinfraError
 
 from bringup.catalog import Catalog, load_catalog
+from bringup.catalog.config_json import model_from_folder
 from bringup.errors import BringupError
 from bringup.hardware import HostFacts
 from bringup.model_folder import FolderManifest, read_folder
@@ -108,6 +109,17 @@ def _fingerprint(key: str) -> str:
     return hashlib.scrypt(key.encode(), salt=b"bringup", n=2**14, r=8, p=1).hex()[:12]
 
 
+def _with_folder(catalog: Catalog, name: str, path: str) -> Catalog:
+    """The catalog, with the model that the folder holds where it does not know the name.
+
+    Raises:
+        BringupError: the folder holds no model that can be planned for.
+    """
+    if name in catalog.model_names():
+        return catalog
+    return catalog.with_model(model_from_folder(Path(path)).model_copy(update={"id": name}))
+
+
 def prepare(host: Host, inventory: Inventory) -> Context:
     """Validate the inventory, collect this host's facts, and plan.
 
@@ -134,6 +146,7 @@ def prepare(host: Host, inventory: Inventory) -> Context:
             if shutil.which("rsync") is None:
                 blockers.append("rsync is missing on the control machine, which copies the model with it: apt-get install rsync")
             host.log(f"reading {source.path} for its checksums", logger.info)
+            catalog = _with_folder(catalog, settings.model, source.path)
             manifest = read_folder(source.path)
             revision = manifest.fingerprint
         elif isinstance(source, HubSource):

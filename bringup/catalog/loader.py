@@ -46,6 +46,14 @@ class Catalog(Frozen):
                 return model
         raise BringupError(f"unknown model '{name}': {nearest(name, [model.id for model in self.models])}")
 
+    def model_names(self) -> set[str]:
+        """Every name by which a model is found."""
+        return {name for model in self.models for name in (model.id, *model.aliases)}
+
+    def with_model(self, model: Model) -> "Catalog":
+        """The same catalog with one more model, found before all others."""
+        return self.model_copy(update={"models": (model, *self.models)})
+
     def profile(self, name: str) -> Profile:
         """Find a profile by name.
 

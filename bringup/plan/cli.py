@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from bringup.catalog import Catalog, load_catalog
+from bringup.catalog.config_json import model_from_folder
 from bringup.drive import probe_hosts
 from bringup.errors import BringupError
 from bringup.findings import host_findings
@@ -28,7 +29,7 @@ from bringup.settings import Settings, problems_with
 @click.argument("host", required=False)
 @click.option("--recording", metavar="NAME|DIR", help="A recorded host: one that comes with bringup, or a folder.")
 @click.option("--facts", "facts_file", type=click.Path(path_type=Path), metavar="FILE", help="What `bringup facts --json` printed.")
-@click.option("--model", help="A model of the catalog.")
+@click.option("--model", help="A model of the catalog, or a folder with its config.json.")
 @click.option("--profile", help="What the host is for.")
 @click.option("--engine", help="A build of vLLM, or its version: vllm==0.33.0.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="An option of vllm serve; repeatable.")
@@ -64,6 +65,9 @@ def plan(
     catalog = load_catalog()
     now_unix_s = int(time.time())
     facts = _facts(host, recording, facts_file, now_unix_s)
+    if model is not None and Path(model, "config.json").is_file():
+        found = model_from_folder(Path(model))
+        catalog, model = catalog.with_model(found), found.id
     settings = _settings(catalog, _parsed(overrides), model=model, profile=profile, engine=engine, needs=needs or None)
     made = make_plan(facts, settings, catalog)
     if as_json:

@@ -35,13 +35,13 @@ _HIDDEN_FROM_SERVICE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/") 
 """Folders that the unit's ProtectHome and PrivateTmp hide from the service."""
 
 
-def _model_dir(repository: str, settings: Settings, revision: str) -> str:
+def _model_dir(name: str, settings: Settings, revision: str) -> str:
     if isinstance(settings.model_source, HostFolderSource):
         path = settings.model_source.path
         if path.startswith(_HIDDEN_FROM_SERVICE):
             raise BringupError(f"{path} lies where the service's sandbox hides it: move the model to /srv, say")
         return path
-    return f"{MODELS_DIR}/{repository.replace('/', '--')}@{revision}"
+    return f"{MODELS_DIR}/{name.replace('/', '--')}@{revision}"
 
 
 def _card(facts: HostFacts, catalog: Catalog) -> Card | None:
@@ -121,7 +121,8 @@ def make_plan(
 
     repository, revision = _revision(settings, model, options, model_revision)
     engine_dir = f"{ENGINES_DIR}/{engine.name}-{engine_checksum(engine)[:8]}"
-    model_dir = _model_dir(repository, settings, revision)
+    from_hub = isinstance(settings.model_source, HubSource)
+    model_dir = _model_dir(repository if from_hub else model.id, settings, revision)
     choices = (
         Decision(key="profile", value=settings.profile, why=profile.purpose, source="inventory: profile"),
         Decision(key="model-id", value=model.id, why="as set", source="inventory: model"),

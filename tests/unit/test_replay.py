@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bringup.catalog.config_json import model_from_folder
 from bringup.probe.host import parse_host
 from bringup.recording import RecordingInfo, recording_named, save_recording, shipped_recordings
 from tests.unit.machines import NOW_UNIX_S, WORKSTATION
@@ -230,3 +231,33 @@ def test_package_holds_the_recordings_and_the_connector(tmp_path: Path) -> None:
     built = {path.relative_to(tmp_path / "built") for path in (tmp_path / "built").rglob("*")}
     shipped = {path.relative_to(source) for path in (source / "bringup/recordings").rglob("*") if path.is_file()}
     assert shipped | {Path("bringup_pyinfra/replay.py")} <= built
+
+
+def test_model_that_the_catalog_does_not_know_is_planned_from_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    config = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "vocab_size": 1024,
+        "max_position_embeddings": 40960,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    size = 2 * model_from_folder(folder).parameters
+    header = json.dumps({"all": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    inventory = tmp_path / "inventory.py"
+    source = {"kind": "control-folder", "path": str(folder)}
+    inventory.write_text(f"hosts = [('@replay/dual-socket-four-cards', {{'model': 'my-own', 'model_source': {source!r}}})]\n")
+    done = pyinfra(str(inventory), "deploys/qwen.py", "--dry", "--diff")
+    assert done.returncode == 0, done.stderr
+    assert "Copy my-own" in done.stderr
+    assert "refused" not in done.stderr

@@ -87,6 +87,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "option-range": ({"engine_settings": {"gpu_memory_utilization": 1.2}}, ("gpu-memory-utilization is 1.2", "from 0.05 to 0.98")),
     "option-choice": ({"engine_settings": {"kv-cache-dtype": "fp16"}}, ("kv-cache-dtype is 'fp16'", "allowed: auto, fp8")),
     "option-number-for-bool": ({"engine_settings": {"enforce-eager": 1}}, ("enforce-eager is 1", "True or False")),
+    "need": ({"needs": ["contxt=5"]}, ("needs", "did you mean context")),
     "source-kind": ({"model_source": {"kind": "hubb"}}, ("model_source", "'hubb'", "'hub', 'control-folder', 'host-folder'")),
     "source-path": ({"model_source": {"kind": "host-folder", "path": "models"}}, ("model_source.path", "absolute path")),
     "source-endpoint": ({"model_source": {"kind": "hub", "endpoint": "mirror"}}, ("model_source.endpoint", "'mirror'")),
@@ -114,6 +115,10 @@ def test_bad_value_is_named_with_what_would_do(data: dict[str, Any], said: tuple
         pytest.param({"model_source": {"kind": "hub", "hub": "modelscope", "revision": "v1"}}, id="modelscope-with-revision"),
         pytest.param({"model": "smollm2-135m", "model_source": {"kind": "hub", "revision": "main"}}, id="revision-named"),
         pytest.param({"engine_settings": {"gpu-memory-utilization": 0.98, "max-num-seqs": 1}}, id="ends-of-the-ranges"),
+        pytest.param({"needs": ["context=128K", "concurrency=16@8K"]}, id="needs"),
+        pytest.param(
+            {"model": "my-own", "model_source": {"kind": "control-folder", "path": "/m"}}, id="a-folder-tells-what-it-holds"
+        ),
     ],
 )
 def test_neighbours_of_bad_values_pass(data: dict[str, Any]) -> None:
