@@ -31,7 +31,7 @@ def test_dry_run_on_a_bare_host_shows_every_file_and_changes_nothing(deployment:
     before = deployment.file_system("lab1")
     shown = deployment.dry_run("--diff").stderr
     assert deployment.file_system("lab1") == before
-    for content in ("max-model-len: 2048", "ExecStart=/opt/bringup/engines/", "vm.swappiness = 10", "HF_HUB_OFFLINE=1"):
+    for content in ("max-model-len: 2048", "ExecStart=/opt/bringup/engines/", "CPUAffinity=", "HF_HUB_OFFLINE=1"):
         assert f"+ {content}" in shown
     assert "torch==2.13.0+cpu" in shown
 
@@ -62,7 +62,7 @@ def test_unfit_host_is_refused_before_anything_is_done(deployment: Deployment, p
 
 def test_bare_host_to_served_model(deployment: Deployment) -> None:
     run = deployment.deploy()
-    assert "vm.swappiness" in run.stderr
+    assert "kernel settings cannot be written from here" in run.stderr
     assert f"PASS  {MODEL} on lab1" in run.stderr
     assert deployment.served_models() == [MODEL]
     # the plan's prediction is what vLLM itself logged
@@ -176,8 +176,9 @@ def test_user_with_sudo_and_user_without(deployment: Deployment) -> None:
         "echo 'admin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/admin"
     )
     assert deployment.diff(ssh_user="admin").returncode == 0
-    deployment.ssh("rm /etc/sysctl.d/90-bringup.conf")
-    assert changed(deployment.deploy("--json", ssh_user="admin")) == ["Tuning | Write /etc/sysctl.d/90-bringup.conf"]
+    # of an earlier plan: this host has no swap, so that nothing is to be set
+    deployment.ssh("echo vm.swappiness = 10 > /etc/sysctl.d/90-bringup.conf")
+    assert changed(deployment.deploy("--json", ssh_user="admin")) == ["Tuning | Remove /etc/sysctl.d/90-bringup.conf"]
     refused = deployment.deploy(check=False, ssh_user="guest")
     assert refused.returncode == 1
     assert "user 'guest' is not root and cannot use sudo without a password" in refused.stderr
