@@ -10,7 +10,7 @@ help:
 	@echo "make lab     the tests on throw-away hosts alone"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
 	@echo "make lint    ruff, mypy, shellcheck"
-	@echo "make bench   what a host's facts cost over a slow link, in SSH commands and seconds (as root; about five minutes)"
+	@echo "make bench   what plans cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
 
 setup:
@@ -41,6 +41,7 @@ test: lint
 	@echo "Next: make demo"
 
 bench: setup
+	@$(BIN)/python -m benchmarks.plans
 	@$(BIN)/python -m benchmarks.round_trips
 
 clean:
