@@ -15,6 +15,8 @@ from bringup.plan.foresight import foresee, foresee_cpu
 from bringup.plan.host import owner_findings, plan_host
 from bringup.plan.model import Needs, Plan, ServicePlan, SmokePlan
 from bringup.plan.placement import plan_placement
+from bringup.plan.solve import NoWayError
+from bringup.plan.upgrade import what_would_do
 from bringup.probe.cpu import format_cpu_list
 from bringup.settings import HostFolderSource, HubSource, Settings, normalized_engine_settings
 
@@ -108,7 +110,11 @@ def make_plan(
     host = plan_host(facts, placement, card.gpu if card else None)
     if card:
         calibration = catalog.calibration(engine.version, card.model.compute_capability)
-        options = gpu_options(card, engine, calibration, model, profile, overrides, needs)
+        try:
+            options = gpu_options(card, engine, calibration, model, profile, overrides, needs)
+        except NoWayError as error:
+            advice = what_would_do(card, engine, catalog, model, needs, profile.smoke, overrides)
+            raise NoWayError(f"{error.message}; {advice}", error.attempts) from error
         predicted, checks, findings = foresee(card, engine, calibration, model, profile, lines, overrides, options)
         if len(facts.gpus) > 1:
             text = f"{len(facts.gpus)} cards found; this version serves on {card.gpu.pci_address} alone"
