@@ -16,7 +16,7 @@ class _Failures(BaseStateCallback):
         self.where: dict[str, str] = {}
 
     def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
-        self.where[host.name] = "could not be reached"
+        self.where[host.name] = "could not be reached or looked at, see above"
 
     def operation_host_error(self, state: State, host: Host, op_hash: str, *_: Any) -> None:  # type: ignore[override]
         self.where[host.name] = ", ".join(state.get_op_meta(op_hash).names)
