@@ -9,9 +9,11 @@ import pwd
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,12 @@ SERVED = ".served"
 """Mark of a release that came up: the checksum of what its files said then."""
 USER = "vllm"
 KEPT_RELEASES = 5
+CALIBRATION = "calibration.json"
+"""Beside a release's plan: the KV cache that its last start logged, and that the plan said."""
+LOG_DELAY_S = 10.0
+"""How long the journal may take to hand out what a server logged before it answered; longer means that it was not logged."""
+
+_KV_CACHE_SIZE = r"KV cache size: ([\d,]+) tokens"
 
 # Runs inside the engine's own Python: parses the file as the server would and builds the engine's configuration from it.
 _CHECK = """
@@ -212,9 +220,28 @@ class Switch:
         return f"release {previous}, which was served before, is served again"
 
     def _compare_kv_cache(self, started_s: float) -> None:
-        found = re.findall(r"KV cache size: ([\d,]+) tokens", service_log(started_s, 400))
-        if found:
-            say(f"KV cache: vLLM has {found[-1]} tokens, the plan said {self.plan['predicted']['kv_cache_tokens']:,}")
+        """Say what vLLM logged as its KV cache beside what the plan said, and keep both; no reason to fail a deploy."""
+        try:
+            log = _log_with_kv_cache(started_s)
+            sizes = re.findall(_KV_CACHE_SIZE, log)
+            if not sizes:
+                say("KV cache: vLLM's log does not say its size, so it is not compared with the plan's")
+                return
+            logged, planned = int(sizes[-1].replace(",", "")), int(self.plan["predicted"]["kv_cache_tokens"])
+            difference = (logged - planned) / planned if planned else None
+            off = "" if difference is None else f" ({difference:+.2%})" if difference else " (as planned)"
+            say(f"KV cache: vLLM has {logged:,} tokens, the plan said {planned:,}{off}")
+            versions = re.findall(r"Initializing a V1 LLM engine \(v([\w.+]+)\)", log)
+            record = {
+                "logged_tokens": logged,
+                "planned_tokens": planned,
+                "difference_percent": None if difference is None else round(100 * difference, 3),
+                "engine_version": versions[-1] if versions else None,
+                "time": datetime.fromtimestamp(started_s, UTC).isoformat(timespec="seconds"),
+            }
+            (self.release / CALIBRATION).write_text(json.dumps(record, indent=2) + "\n")
+        except OSError as error:
+            say(f"KV cache: it could not be compared with the plan's, or that not be kept: {error}")
 
     def _prune(self, previous: str | None) -> None:
         """Keep the newest releases, and always the one before."""
@@ -222,6 +249,19 @@ class Switch:
         for old in releases[KEPT_RELEASES:]:
             if old.name not in (self.release.name, previous):
                 shutil.rmtree(old)
+
+
+def _log_with_kv_cache(started_s: float) -> str:
+    """Return all that the service logged since it was started, once the size of the KV cache is among it or must be given up.
+
+    All of it: what a server logs after that line, such as its routes, has no limit.
+    """
+    deadline = time.monotonic() + LOG_DELAY_S
+    while True:
+        log = service_log(started_s, sys.maxsize)
+        if re.search(_KV_CACHE_SIZE, log) or time.monotonic() > deadline:
+            return log
+        time.sleep(0.5)
 
 
 def _healthy(url: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ class Host:
         self.pid = 100
         self.state = "inactive"
         self.calls: list[str] = []
+        self.log = ["(Worker pid=1) ERROR [x.py:1] ValueError: no such weights"]
 
     def add(self, digest: str, text: str = "port: 1") -> Path:
         folder = self.root / "releases" / digest
@@ -34,7 +36,7 @@ class Host:
         plan = {
             "vllm": {"host": "127.0.0.1", "port": 8000},
             "service": {"start_timeout_s": 5, "parser_module": "none"},
-            "predicted": {"kv_cache_tokens": 1},
+            "predicted": {"kv_cache_tokens": 84752},
         }
         (folder / "plan.json").write_text(json.dumps(plan))
         return folder
@@ -69,7 +71,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         release, "main_pid", lambda: host.systemctl("show", "--property=MainPID") if host.state == "active" else None
     )
     monkeypatch.setattr(release, "_healthy", lambda url: host.state == "active")
-    monkeypatch.setattr(release, "service_log", lambda since, lines=25: "(Worker pid=1) ERROR [x.py:1] ValueError: no such weights")
+    monkeypatch.setattr(release, "service_log", lambda since, lines=25: "\n".join(host.log[-lines:]))
+    monkeypatch.setattr(release, "LOG_DELAY_S", 0)
     monkeypatch.setattr(release.Switch, "_check_configuration", lambda self: None)
     monkeypatch.setattr(release.Switch, "_check_port", lambda self: None)
     return host
@@ -163,3 +166,56 @@ def test_health_is_asked_directly_whatever_proxy_the_login_names(tmp_path: Path)
     environment = {"http_proxy": "http://127.0.0.1:9", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "True", done.stderr
+
+
+# vLLM 0.24.0 on an H100, and the wording of 0.33.0 (v1/core/kv_cache_utils.py) on a card and on the CPU
+ENGINE = "(EngineCore pid=1) INFO 11-25 00:29:04 [core.py:114] Initializing a V1 LLM engine (v0.24.0) with config: model='/m'"
+KV_CACHE_SIZES = {
+    "0.24.0": ("(EngineCore pid=1) INFO 11-25 00:29:47 [kv_cache_utils.py:2146] GPU KV cache size: 84,912 tokens", 84912, "+0.19%"),
+    "0.33.0": ("GPU KV cache size: 80,000 tokens, Maximum concurrency for 32,768 tokens per request: 2.44x", 80000, "-5.61%"),
+    "cpu": ("CPU KV cache size: 84,752 tokens, Maximum concurrency for 2,048 tokens per request: 41.38x", 84752, "as planned"),
+}
+
+
+@pytest.mark.parametrize(("line", "tokens", "off"), KV_CACHE_SIZES.values(), ids=KV_CACHE_SIZES)
+def test_kv_cache_is_said_and_kept_beside_the_plans(
+    host: Host, capsys: pytest.CaptureFixture[str], line: str, tokens: int, off: str
+) -> None:
+    folder = host.add("new")
+    host.log = [ENGINE, line, *(f"Route: /{number}, Methods: GET" for number in range(3000))]
+    switch("new")
+    assert f"KV cache: vLLM has {tokens:,} tokens, the plan said 84,752 ({off})" in capsys.readouterr().out
+    record = json.loads((folder / "calibration.json").read_text())
+    assert (record["logged_tokens"], record["planned_tokens"], record["engine_version"]) == (tokens, 84752, "0.24.0")
+    assert record["difference_percent"] == pytest.approx(100 * (tokens / 84752 - 1), abs=0.001)
+    assert datetime.fromisoformat(record["time"]).tzinfo is not None
+
+
+def test_journal_that_is_late_is_waited_for(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = iter([ENGINE, f"{ENGINE}\nGPU KV cache size: 84,912 tokens"])
+    monkeypatch.setattr(release, "service_log", lambda since, lines=25: next(logs))
+    monkeypatch.setattr(release, "LOG_DELAY_S", 60)
+    host.add("new")
+    switch("new")
+    assert "vLLM has 84,912 tokens" in capsys.readouterr().out
+
+
+def test_server_that_does_not_log_its_kv_cache_is_served_all_the_same(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = host.add("new")
+    host.log = [ENGINE]
+    switch("new")
+    assert "vLLM's log does not say its size" in capsys.readouterr().out
+    assert not (folder / "calibration.json").exists()
+    assert host.served() == "new"
+
+
+def test_comparison_that_cannot_be_kept_fails_no_deploy(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = host.add("new")
+    (folder / "calibration.json").mkdir()
+    host.log = ["GPU KV cache size: 84,912 tokens"]
+    switch("new")
+    assert "vLLM has 84,912 tokens" in (said := capsys.readouterr().out)
+    assert "calibration.json" in said
+    assert (folder / ".served").exists()
