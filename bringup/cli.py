@@ -9,6 +9,7 @@ from bringup.demo import demo
 from bringup.diff import diff
 from bringup.errors import BringupError
 from bringup.lab.cli import lab
+from bringup.plan.calibrate_cli import calibrate
 from bringup.plan.cli import plan
 from bringup.probe.cli import facts
 from bringup.report.cli import report, smoke
@@ -20,7 +21,7 @@ def bringup() -> None:
     """Takes a bare Linux machine to a tuned, verified vLLM server."""
 
 
-for command in (demo, diff, facts, lab, plan, report, smoke):
+for command in (calibrate, demo, diff, facts, lab, plan, report, smoke):
     bringup.add_command(command)
 
 

@@ -91,6 +91,8 @@ class Settings(Frozen):
     """From 1024: the service's user may not take a lower one."""
     api_key_file: AbsolutePath | None = None
     """File on the control machine that holds the API key."""
+    calibration_file: AbsolutePath | None = None
+    """File on the control machine with constants that `bringup calibrate` learnt; they come before the catalog's."""
     needs: Annotated[tuple[str, ...], AfterValidator(_needs)] = ()
     """What the server must be able to do: ``["context=131072", "concurrency=16@8K"]``; the plan finds the least harmful way."""
     acceptance: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)

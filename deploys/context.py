@@ -18,11 +18,13 @@ from pyinfra.api.connectors import get_all_connectors
 from pyinfra.api.exceptions import InventoryError, PyinfraError
 
 from bringup.catalog import Catalog, load_catalog
+from bringup.catalog.calibration import Calibration
 from bringup.catalog.config_json import model_from_folder
 from bringup.errors import BringupError
 from bringup.hardware import HostFacts
 from bringup.model_folder import FolderManifest, read_folder
 from bringup.plan import Plan, make_plan
+from bringup.plan.calibrate import read_calibrations, with_calibrations
 from bringup.plan.preflight import host_blockers, plan_blockers
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, Settings, check_inventory
 from deploys.render import templates_checksum
@@ -80,6 +82,7 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
         settings_of = check_inventory({host.name: host.data.dict() for host in inventory}, _catalog(), connectors)
         for settings in settings_of.values():
             _read_api_key(settings)
+            _calibrations(settings.calibration_file)
     except BringupError as error:
         raise InventoryError(error.message) from None
     return settings_of
@@ -101,6 +104,16 @@ def _read_api_key(settings: Settings) -> str | None:
     if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key):
         raise BringupError(f"api_key_file {settings.api_key_file} must hold one key of letters, digits and -._~+/ on one line")
     return key
+
+
+@lru_cache(maxsize=64)
+def _calibrations(path: str | None) -> tuple[Calibration, ...]:
+    """Read constants of one's own from their file on the control machine; empty where none is set.
+
+    Raises:
+        BringupError: it cannot be read or used.
+    """
+    return () if path is None else read_calibrations(Path(path))
 
 
 @lru_cache(maxsize=64)
@@ -127,8 +140,8 @@ def prepare(host: Host, inventory: Inventory) -> Context:
         InventoryError: something in the inventory is wrong; no host is touched.
         GreenletExit: this host could not be looked at; the others go on.
     """
-    catalog = _catalog()
     settings = _settings_of_all(inventory)[host.name]
+    catalog = with_calibrations(_catalog(), _calibrations(settings.calibration_file))
     source = settings.model_source
     in_place = source.path if isinstance(source, HostFolderSource) else None
     facts = host.get_fact(HostProbe, model_folder=in_place, _timeout=_PROBE_LIMIT_S)

@@ -17,6 +17,7 @@ from bringup.drive import probe_hosts
 from bringup.errors import BringupError
 from bringup.findings import host_findings
 from bringup.hardware import HostFacts
+from bringup.plan.calibrate import read_calibrations, with_calibrations
 from bringup.plan.plan import make_plan
 from bringup.plan.preflight import host_blockers, plan_blockers
 from bringup.probe.host import parse_host
@@ -37,6 +38,9 @@ from bringup.settings import Settings, problems_with
     "--need", "needs", multiple=True, metavar="KIND=AMOUNT", help="context=128K, e2e_ms=1100, concurrency=16@8K; repeatable."
 )
 @click.option("--explain", "key", metavar="KEY", help="One value in depth, with its formula and numbers.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), metavar="FILE", help="Constants that bringup calibrate learnt from a log."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.option("--compare", nargs=2, type=click.Path(path_type=Path), metavar="A B", help="What differs between two plans, and why.")
 def plan(
@@ -49,6 +53,7 @@ def plan(
     overrides: tuple[str, ...],
     needs: tuple[str, ...],
     key: str | None,
+    calibration: Path | None,
     as_json: bool,
     compare: tuple[Path, Path] | None,
 ) -> None:
@@ -59,10 +64,12 @@ def plan(
     """
     console = Console()
     if compare is not None:
-        before, after = (_read_plan(path) for path in compare)
+        before, after = (read_plan(path) for path in compare)
         console.print(compare_plans(before, after))
         return
     catalog = load_catalog()
+    if calibration is not None:
+        catalog = with_calibrations(catalog, read_calibrations(calibration))
     now_unix_s = int(time.time())
     facts = _facts(host, recording, facts_file, now_unix_s)
     if model is not None and Path(model, "config.json").is_file():
@@ -86,7 +93,7 @@ def _facts(host: str | None, recording: str | None, facts_file: Path | None, now
     if recording is not None:
         return parse_host(recording_named(recording).probe_text(now_unix_s))
     if facts_file is not None:
-        return _read_facts(facts_file)
+        return read_facts(facts_file)
     texts, _ = probe_hosts(str(host))
     if len(texts) != 1:
         raise BringupError(f"a plan is made for one host, and {host} gave {len(texts)}")
@@ -96,7 +103,12 @@ def _facts(host: str | None, recording: str | None, facts_file: Path | None, now
         raise BringupError(f"{host}: {error}") from error
 
 
-def _read_facts(path: Path) -> HostFacts:
+def read_facts(path: Path) -> HostFacts:
+    """Read the facts of one host, as `bringup facts --json` prints them.
+
+    Raises:
+        BringupError: the file holds none, or those of several hosts.
+    """
     content = _read_json(path)
     hosts = content.get("hosts") if isinstance(content, dict) else None
     if isinstance(hosts, dict):
@@ -112,7 +124,12 @@ def _read_facts(path: Path) -> HostFacts:
         raise BringupError(f"{path} holds no facts of a host: {where or 'the file'}: {first['msg']}") from None
 
 
-def _read_plan(path: Path) -> dict[str, Any]:
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read a plan.json.
+
+    Raises:
+        BringupError: the file is none.
+    """
     content = _read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("decisions"), list):
         raise BringupError(f"{path} is no plan: make one with bringup plan --json")
