@@ -1,7 +1,10 @@
 """Learning from a server's start-up log: what a real log says, what comes of a formula that is off, and what is refused."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,18 +12,19 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from machines import NOW_UNIX_S, workstation
 
 from bringup.catalog import load_catalog
 from bringup.catalog.calibration import Calibration
 from bringup.cli import bringup
 from bringup.errors import BringupError
 from bringup.plan import Plan, make_plan
-from bringup.plan.calibrate import learn, merged, planned_server, read_calibrations, read_startup_log, with_calibrations
+from bringup.plan.calibrate import as_yaml, learn, merged, planned_server, read_calibrations, read_startup_log, with_calibrations
 from bringup.probe.host import parse_host
 from bringup.recording import recording_named
 from bringup.settings import Settings, check_inventory
+from tests.unit.machines import NOW_UNIX_S, WORKSTATION, workstation
 
+ROOT = Path(__file__).parents[2]
 CATALOG = load_catalog()
 H100 = parse_host(recording_named("h100-datacenter").probe_text(NOW_UNIX_S))
 UTILIZATION = 0.2560036292745129
@@ -120,6 +124,13 @@ def test_formula_gives_the_logged_kv_cache_with_what_was_learnt(values: dict[str
     assert again.predicted.calibrated
     assert memory.weights_bytes / 2**30 == pytest.approx(float(values.get("loaded", "7.64")), abs=0.005)
     assert memory.graphs_bytes / 2**30 == pytest.approx(float(values.get("graphs", "0.60")), abs=0.005)
+
+
+def test_graphs_never_take_less_than_nothing_with_fewer_sequences() -> None:
+    entry = learnt(changed(SERVED, graphs="0.20"), h100_plan())
+    memory = h100_plan(with_calibrations(CATALOG, [entry]), **{"max-num-seqs": 8}).predicted.memory
+    assert memory is not None
+    assert 0 < memory.graphs_bytes < 0.2 * 2**30
 
 
 def test_refused_start_teaches_as_much_as_it_measured() -> None:
@@ -331,6 +342,25 @@ def test_setting_names_a_file_by_its_absolute_path() -> None:
     assert check_inventory({"gpu1": {"calibration_file": "/srv/own.yaml"}}, CATALOG)["gpu1"].calibration_file == "/srv/own.yaml"
     with pytest.raises(BringupError, match=r"calibration_file: must be an absolute path, not 'own\.yaml'"):
         check_inventory({"gpu1": {"calibration_file": "own.yaml"}}, CATALOG)
+
+
+def dry_run(calibration_file: Path) -> "subprocess.CompletedProcess[str]":
+    """What a deploy with that file would do, as a user types it."""
+    words = (f"@replay/{WORKSTATION}", "deploys/qwen.py", "--dry", "--diff", "--data", f"calibration_file={calibration_file}")
+    command = [str(Path(sys.executable).parent / "pyinfra"), *words]
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "300"}
+    return subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+
+
+def test_deploy_takes_the_file_on_the_control_machine_and_refuses_a_bad_one_beforehand(tmp_path: Path) -> None:
+    own = CATALOG.calibration("0.33.0", "8.9").model_copy(update={"compute_capability": "8.9", "calibrated": True})
+    (tmp_path / "own.yaml").write_text(as_yaml([own]))
+    done = dry_run(tmp_path / "own.yaml")
+    assert done.returncode == 0, done.stderr
+    assert '"calibrated": true' in done.stderr
+    refused = dry_run(tmp_path / "nothing.yaml")
+    assert refused.returncode == 1
+    assert f"the calibration file {tmp_path}/nothing.yaml cannot be read" in refused.stderr
 
 
 def test_release_is_another_one_exactly_when_what_is_served_changes() -> None:
