@@ -18,6 +18,7 @@ from bringup.errors import BringupError
 from bringup.findings import host_findings
 from bringup.hardware import HostFacts
 from bringup.plan.calibrate import read_calibrations, with_calibrations
+from bringup.plan.model import Plan
 from bringup.plan.plan import make_plan
 from bringup.plan.preflight import host_blockers, plan_blockers
 from bringup.probe.host import parse_host
@@ -63,7 +64,11 @@ def plan(
     pyinfra INVENTORY deploys/qwen.py --dry --diff.
     """
     console = Console()
+    if as_json and key is not None:
+        raise click.UsageError("--json holds every value: leave --explain out")
     if compare is not None:
+        if host or recording or facts_file:
+            raise click.UsageError("--compare shows two plans that are there: name no host beside them")
         before, after = (read_plan(path) for path in compare)
         console.print(compare_plans(before, after))
         return
@@ -83,7 +88,13 @@ def plan(
         console.print(explain(made, key))
     else:
         blockers = [*host_blockers(facts, now_unix_s), *plan_blockers(facts, made)]
-        console.print(plan_page(made, blockers, host_findings(facts, catalog)))
+        console.print(plan_page(made, blockers, host_findings(facts, catalog), _card_name(made, facts, catalog)))
+
+
+def _card_name(made: Plan, facts: HostFacts, catalog: Catalog) -> str | None:
+    """As it is sold; None on the CPU."""
+    known = [catalog.gpu(gpu.pci_id) for gpu in facts.gpus if gpu.pci_address == made.gpu]
+    return known[0].name if known and known[0] else None
 
 
 def _facts(host: str | None, recording: str | None, facts_file: Path | None, now_unix_s: int) -> HostFacts:
@@ -131,7 +142,12 @@ def read_plan(path: Path) -> dict[str, Any]:
         BringupError: the file is none.
     """
     content = _read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("decisions"), list):
+    decisions = content.get("decisions") if isinstance(content, dict) else None
+    if (
+        not isinstance(content, dict)
+        or not isinstance(decisions, list)
+        or not all(isinstance(item, dict) and "key" in item for item in decisions)
+    ):
         raise BringupError(f"{path} is no plan: make one with bringup plan --json")
     return content
 
