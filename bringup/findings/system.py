@@ -14,7 +14,8 @@ def system_findings(facts: HostFacts) -> list[Finding]:
         text = f"user '{facts.login_user}' is not root and has no sudo without a password: much cannot be read, nothing can be set"
         findings.append(problem("no-root", text))
     if facts.read_only_sysctls:
-        text = f"kernel settings cannot be written from here ({', '.join(facts.read_only_sysctls)}): the machine's owner must"
+        names = ", ".join(facts.read_only_sysctls)
+        text = f"kernel settings cannot be written from here ({names}): where one is to be set, the machine's owner must"
         findings.append(note("read-only-sysctls", text))
     if facts.system.reboot_pending:
         findings.append(warning("reboot-pending", f"a reboot is pending, asked for by {', '.join(facts.system.reboot_pending)}"))

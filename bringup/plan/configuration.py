@@ -54,7 +54,8 @@ class Configuration(Frozen):
     def name(self) -> str:
         """For people: ``fp8 weights, 8-bit KV cache``."""
         kv = "bf16" if self.kv.bits == 16 else self.kv.value
-        return f"{self.checkpoint.precision} weights, {kv} KV cache"
+        loading = " (quantised while loading)" if self.weights.online else ""
+        return f"{self.weights.precision} weights{loading}, {kv} KV cache"
 
 
 class Outcome(Frozen):

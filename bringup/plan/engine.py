@@ -14,7 +14,7 @@ from bringup.needs import Need
 from bringup.plan.capacity import KvLayout, kv_bytes_per_token
 from bringup.plan.configuration import Card, Configuration, Outcome, evaluate
 from bringup.plan.decision import Decision
-from bringup.plan.solve import Attempt, NoWayError, Solution, default_configuration, solve
+from bringup.plan.solve import BATCHES, UTILIZATIONS, Attempt, NoWayError, Solution, default_configuration, solve
 
 CPU_BLOCK_TOKENS = 128
 """vLLM's default block size on CPUs: it logged 46,592 tokens for 1 GiB at 23,040 bytes a token (0.32.0, 2026-11-24)."""
@@ -38,11 +38,22 @@ class EngineOptions(Frozen):
     outcome: Outcome | None = None
 
 
-def _overridden(decisions: list[Decision], overrides: Mapping[str, Any]) -> tuple[Decision, ...]:
-    """Put the user's values in place of the plan's, as their own."""
+_OWN = {"gpu-memory-utilization": UTILIZATIONS[0], "max-num-batched-tokens": BATCHES[0][0], "max-num-seqs": BATCHES[0][1]}
+"""What the plan has for a card where the user says nothing."""
+
+
+def _overridden(decisions: list[Decision], overrides: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Decision, ...]:
+    """Put the user's values in place of the plan's, as their own.
+
+    Args:
+        decisions: the plan's, those that were computed with the user's values too.
+        overrides: the user's values.
+        own: what the plan has without them, where `decisions` holds the user's value already.
+    """
     kept = {decision.key: decision for decision in decisions}
     for key, value in overrides.items():
-        why = f"set by you; the plan had {kept[key].value}" if key in kept else "set by you; the plan leaves it to vLLM"
+        had = own.get(key, kept[key].value if key in kept and kept[key].value != value else None)
+        why = "set by you; the plan leaves it to vLLM" if had is None else f"set by you; the plan had {had}"
         kept[key] = Decision(key=key, value=value, why=why, source="inventory: engine_settings")
     return tuple(kept.values())
 
@@ -73,11 +84,11 @@ def _common(profile: Profile) -> list[Decision]:
 
 def _context(wanted: int, model: Model, fits: int) -> Decision:
     value = min(wanted, model.max_context, fits)
-    limit = {fits: "what fits the KV cache", model.max_context: "the model's own limit"}.get(value, "what the profile wants")
+    limit = {fits: "as much as fits", model.max_context: "all that the model takes"}.get(value, "as long as is wanted")
     return Decision(
         key="max-model-len",
         value=value,
-        why=f"{limit}: the profile wants {wanted}, the model takes {model.max_context}, memory holds {fits} tokens",
+        why=f"{limit}: {wanted:,} tokens are wanted, the model takes {model.max_context:,}, one request finds room for {fits:,}",
         source="derived (plan/capacity.py)",
     )
 
@@ -106,6 +117,7 @@ def gpu_options(
         _context(wanted, model, outcome.longest_context),
         *_common(profile),
     ]
+    findings += _beyond(outcome, overrides)
     asked = int(overrides.get("max-model-len", 0))
     if asked > outcome.longest_context:
         text = (
@@ -114,7 +126,7 @@ def gpu_options(
         consequence = "vLLM will probably refuse to start, and what is served now will be put back"
         findings.append(warning("context-does-not-fit", f"{text}: {consequence}"))
     return EngineOptions(
-        decisions=_overridden(decisions, overrides),
+        decisions=_overridden(decisions, overrides, _OWN),
         findings=tuple(findings),
         kv_cache_tokens=outcome.budget.kv_cache_tokens,
         kv_cache_host_mib=0,
@@ -176,6 +188,24 @@ def _calibration_findings(card: Card, engine: Engine, calibration: Calibration, 
     ]
 
 
+_NOT_COUNTED = ("cpu-offload-gb", "enable-lora", "kv-cache-memory-bytes", "speculative-config", "tensor-parallel-size")
+"""Options that change what the card holds, and that the formula does not know."""
+
+
+def _beyond(outcome: Outcome, overrides: Mapping[str, Any]) -> list[Finding]:
+    """What the prediction does not cover, and a card that is promised more often than once."""
+    findings = []
+    unknown = [name for name in _NOT_COUNTED if overrides.get(name)]
+    if unknown:
+        text = f"{', '.join(unknown)}: the prediction of memory and speed does not count what that takes or saves"
+        findings.append(warning("not-counted", text))
+    if outcome.budget.left_bytes < 0:
+        over_mib = -outcome.budget.left_bytes // 2**20
+        text = f"vLLM's budget and what it takes beyond it are {over_mib} MiB more than the card has: lower gpu-memory-utilization"
+        findings.append(warning("card-overcommitted", text, "the server may start, and run out of memory while it serves"))
+    return findings
+
+
 def _caveats(configuration: Configuration) -> list[Finding]:
     caveats = (configuration.checkpoint.caveat, configuration.weights.caveat, configuration.kv.caveat)
     text = "; ".join(dict.fromkeys(caveat for caveat in caveats if caveat))
@@ -189,9 +219,7 @@ def _weight_decisions(configuration: Configuration, needs: Sequence[Need], attem
         rejected = "; ".join(f"{attempt.name}: {attempt.missing}" for attempt in attempts)
         why = f"the least harmful that meets {', '.join(map(str, needs))}" + (f" ({rejected})" if rejected else "")
     decisions = [
-        Decision(
-            key="weights", value=f"{checkpoint.precision} of {checkpoint.repository}", why=why, source="derived (plan/solve.py)"
-        )
+        Decision(key="weights", value=f"{weights.precision} of {checkpoint.repository}", why=why, source="derived (plan/solve.py)")
     ]
     if weights.quantization:
         decisions.append(
@@ -280,7 +308,7 @@ def cpu_options(memory: Memory, engine: Engine, model: Model, profile: Profile, 
         *_common(profile),
     ]
     return EngineOptions(
-        decisions=_overridden(decisions, overrides),
+        decisions=_overridden(decisions, overrides, {"max-num-seqs": 4 * profile.concurrency}),
         findings=(),
         kv_cache_tokens=tokens,
         kv_cache_host_mib=kv_gib * 1024,

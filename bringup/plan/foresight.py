@@ -60,12 +60,12 @@ def foresee(
     return predicted, checks, tuple(line_findings(checks, model, card.model, speed, ways))
 
 
-def foresee_cpu(options: EngineOptions) -> Predicted:
+def foresee_cpu(options: EngineOptions, model: Model) -> Predicted:
     """What is known beforehand of a server on the CPU: its KV cache."""
     planned = {decision.key: decision.value for decision in options.decisions}
     return Predicted(
         kv_cache_tokens=options.kv_cache_tokens,
-        max_model_len=options.kv_cache_tokens,
+        max_model_len=min(options.kv_cache_tokens, model.max_context),
         requests_of_full_length=round(options.kv_cache_tokens / int(planned["max-model-len"]), 2),
         calibrated=True,
     )
@@ -89,8 +89,10 @@ def _ways(
     kinds = {"e2e": "e2e_ms", "itl": "itl_ms", "ttft": "ttft_ms"}
     kind = kinds[check.metric.partition("_")[0]]
     need = Need.model_validate({"kind": kind, "amount": check.at_most_ms})
+    # how full the card is has nothing to do with times
+    fixed = {name: value for name, value in overrides.items() if name != "gpu-memory-utilization"}
     try:
-        found = solve(card, engine, calibration, model, (need,), profile.smoke, overrides)
+        found = solve(card, engine, calibration, model, (need,), profile.smoke, fixed)
         floor = check_lines(
             {check.metric: check.at_most_ms}, profile.smoke.prompt_tokens, profile.smoke.max_tokens, found.outcome.speed
         )[0].floor_ms

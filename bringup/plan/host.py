@@ -220,7 +220,7 @@ def _clocks(facts: HostFacts) -> Iterator[HostSetting]:
             source=f"kernel documentation, admin-guide/pm (cpufreq, intel_pstate, amd-pstate); {_NO_EFFECT_SHOWN}",
             read_back="cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor | sort -u",
             writable=_machine_writable(facts),
-            default_on=lowest,
+            default_on=False,  # no step of the deploy sets it yet
         )
     if own_clock and governor == "powersave":
         yield HostSetting(

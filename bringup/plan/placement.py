@@ -147,7 +147,7 @@ def plan_placement(facts: HostFacts, gpu: Gpu | None, smt: SmtUse = "leave-idle"
                 source="facts: NUMA nodes; that binding lowers latency was not measured by us, and an author of vLLM's "
                 "own binding had found no gain yet (vllm#30492)",
             ),
-            *_threads(),
+            *(_threads() if gpu else ()),
         ),
         findings=(
             *near.findings,

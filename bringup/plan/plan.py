@@ -123,7 +123,7 @@ def make_plan(
         if needs:
             raise BringupError("needs are planned for cards only; this host has none")
         options = cpu_options(facts.memory, engine, model, profile, overrides)
-        predicted, checks, findings = foresee_cpu(options), (), no_findings
+        predicted, checks, findings = foresee_cpu(options, model), (), no_findings
 
     repository, revision = _revision(settings, model, options, model_revision)
     engine_dir = f"{ENGINES_DIR}/{engine.name}-{engine_checksum(engine)[:8]}"

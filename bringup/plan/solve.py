@@ -26,7 +26,7 @@ _SAME_SIZE = {"fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "bfloat16": "auto", "float16
 """Values of kv-cache-dtype that take as much memory as another one."""
 UTILIZATIONS = (0.85, 0.90, 0.92)
 """The plan's own, and up to vLLM's default (config/cache.py of 0.33.0)."""
-_BATCHES = ((2048, 256), (2048, 64), (1024, 32), (512, 8))
+BATCHES = ((2048, 256), (2048, 64), (1024, 32), (512, 8))
 """Batched tokens and sequences: vLLM's default below 70 GiB, then smaller ones, which leave more to the KV cache."""
 _HAVE_BF16 = ("8.0-99.9",)
 _LEAST_LEFT_BYTES = 256 * 2**20
@@ -83,7 +83,7 @@ def _weights(engine: Engine, capability: str, model: Model) -> Iterator[tuple[Ch
                 yield checkpoint, kind
                 break
     plain = model.checkpoints[0]
-    if plain.method is None:
+    if plain.method is None and not any(checkpoint.online for checkpoint in model.checkpoints):
         for kind in kinds:
             if kind.online:
                 yield plain, kind
@@ -91,7 +91,7 @@ def _weights(engine: Engine, capability: str, model: Model) -> Iterator[tuple[Ch
 
 
 def configurations(
-    card: Card, engine: Engine, model: Model, fixed: Mapping[str, Any]
+    card: Card, engine: Engine, model: Model, fixed: Mapping[str, Any], streams: int = 0
 ) -> Iterator[tuple[str, Iterator[Configuration]]]:
     """Groups of configurations with the same weights and KV cache, the least harmful group first.
 
@@ -100,11 +100,12 @@ def configurations(
         engine: the version of vLLM.
         model: what is served.
         fixed: options that the user set, by their names in vLLM.
+        streams: how many requests must run at once.
     """
     utilizations = (float(fixed["gpu-memory-utilization"]),) if "gpu-memory-utilization" in fixed else UTILIZATIONS
     batches = [
-        (int(fixed.get("max-num-batched-tokens", tokens)), int(fixed.get("max-num-seqs", sequences)))
-        for tokens, sequences in _BATCHES
+        (int(fixed.get("max-num-batched-tokens", tokens)), int(fixed.get("max-num-seqs", max(sequences, streams))))
+        for tokens, sequences in BATCHES
     ]
     for checkpoint, kind, dtype in pairs(card, engine, model):
         if not _allowed(kind, dtype, fixed):
@@ -174,7 +175,8 @@ def solve(
         NoWayError: there is none; it says what comes nearest.
     """
     attempts: list[Attempt] = []
-    for name, group in configurations(card, engine, model, fixed):
+    streams = max((int(need.amount) for need in needs if need.kind == "concurrency"), default=0)
+    for name, group in configurations(card, engine, model, fixed, streams):
         best: Attempt | None = None
         for configuration in group:
             outcome = evaluate(card, engine, calibration, model, configuration)
