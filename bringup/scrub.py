@@ -77,6 +77,7 @@ def scrub(sections: Mapping[str, str]) -> dict[str, str]:
         "kernel-command-line": _kernel_command_line,
         "disk": _disks,
         "swaps": _devices,
+        "kernel-log": lambda body, _: re.sub(r"\bname=[^,\s]+", f"name={SCRUBBED}", body),
         "service-user": _service_user,
         "release": lambda body, _: _release(body),
         "smoke": lambda body, _: _smoke(body),

@@ -95,7 +95,7 @@ class Settings(Frozen):
     """File on the control machine with constants that `bringup calibrate` learnt; they come before the catalog's."""
     needs: Annotated[tuple[str, ...], AfterValidator(_needs)] = ()
     """What the server must be able to do: ``["context=131072", "concurrency=16@8K"]``; the plan finds the least harmful way."""
-    acceptance: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    acceptance: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Lines that replace the profile's: ``{"ttft_p50_ms": 300}``."""
     smoke: Literal["auto", "always", "never"] = "auto"
     """``auto`` runs the smoke benchmark unless this release already passed it on this host."""

@@ -4,8 +4,9 @@ from bringup.findings.finding import Finding, note, warning
 from bringup.hardware import HostFacts
 from bringup.probe.cpu import format_cpu_list
 
-_DYNAMIC = ("intel_pstate", "amd-pstate-epp")
-"""Drivers whose governor ``powersave`` still lets the hardware choose its clock (kernel documentation, admin-guide/pm)."""
+OWN_CLOCK_DRIVERS = ("intel_pstate", "amd-pstate-epp")
+"""cpufreq drivers under whose ``powersave`` the processor still chooses its clock by load (kernel documentation, admin-guide/pm);
+under any other, ``amd-pstate`` included, powersave is the lowest clock."""
 
 
 def cpu_findings(facts: HostFacts) -> list[Finding]:
@@ -27,7 +28,7 @@ def cpu_findings(facts: HostFacts) -> list[Finding]:
         listed = format_cpu_list(cpu.isolated)
         findings.append(note("cpu-isolated", f"CPUs {listed} are kept from the scheduler (isolcpus): only pinned work runs there"))
     governor = f"the CPU governor is {cpu.governor} ({cpu.frequency_driver})"
-    if cpu.governor == "powersave" and cpu.frequency_driver not in _DYNAMIC:
+    if cpu.governor == "powersave" and cpu.frequency_driver not in OWN_CLOCK_DRIVERS:
         findings.append(warning("cpu-governor", f"{governor}: performance keeps the clocks up", "the lowest clock, all the time"))
     elif cpu.governor in ("conservative", "ondemand", "schedutil"):
         cost = "cores clock up only after work has come; not measured by us"

@@ -8,6 +8,8 @@ from bringup.plan.capacity import Batch, KvLayout, MemoryBudget, gpu_budget, loa
 from bringup.plan.limits import Speed, speed_of
 
 _MIB = 2**20
+_SIZE_TOLERANCE = 0.02
+"""ECC takes more of some cards (1/16 of GDDR6), and is left to the driver's figure as well."""
 
 
 class Card(Frozen):
@@ -31,9 +33,17 @@ class Card(Frozen):
         driver's total less what it reserves (equal to CUDA's on an H100, 2026-11-24), and without a driver an estimate.
         """
         state = self.gpu.state
-        if self.model.cuda_visible_mib is None and state and state.memory_total_mib and state.memory_reserved_mib is not None:
+        if state is None or state.memory_total_mib is None or state.memory_reserved_mib is None:
+            return self.model.visible_mib * _MIB
+        if self.model.cuda_visible_mib is None or self.is_another:
             return (state.memory_total_mib - state.memory_reserved_mib) * _MIB
         return self.model.visible_mib * _MIB
+
+    @property
+    def is_another(self) -> bool:
+        """Whether its driver sees another memory than such a card is sold with: a rebuilt board, or one of several sizes."""
+        seen = self.gpu.driver_memory_mib or (self.gpu.state.memory_total_mib if self.gpu.state else None)
+        return seen is not None and abs(seen - self.model.vram_mib) > _SIZE_TOLERANCE * self.model.vram_mib
 
 
 class Configuration(Frozen):

@@ -115,9 +115,12 @@ def gpu_options(
         *_weight_decisions(configuration, needs, chosen.attempts),
         *_memory_decisions(card, configuration, outcome),
         _context(wanted, model, outcome.longest_context),
+        *_feature_decisions(),
         *_common(profile),
     ]
     findings += _beyond(outcome, overrides)
+    findings += _another_card(card)
+    _refuse_contradictions(configuration, overrides)
     asked = int(overrides.get("max-model-len", 0))
     if asked > outcome.longest_context:
         text = (
@@ -188,7 +191,14 @@ def _calibration_findings(card: Card, engine: Engine, calibration: Calibration, 
     ]
 
 
-_NOT_COUNTED = ("cpu-offload-gb", "enable-lora", "kv-cache-memory-bytes", "speculative-config", "tensor-parallel-size")
+_NOT_COUNTED = (
+    "cpu-offload-gb",
+    "enable-lora",
+    "kv-cache-memory-bytes",
+    "kv-offloading-size",
+    "speculative-config",
+    "tensor-parallel-size",
+)
 """Options that change what the card holds, and that the formula does not know."""
 
 
@@ -206,6 +216,27 @@ def _beyond(outcome: Outcome, overrides: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
+def _another_card(card: Card) -> list[Finding]:
+    if not card.is_another:
+        return []
+    text = f"the driver sees {card.gpu.driver_memory_mib} MiB, a {card.model.name} is sold with {card.model.vram_mib} MiB"
+    return [note("another-memory-size", f"{text}: the plan takes what the driver sees; speed and power are those of the catalog")]
+
+
+def _refuse_contradictions(configuration: Configuration, overrides: Mapping[str, Any]) -> None:
+    """Refuse what vLLM refuses at start (config/scheduler.py:317-336 of 0.33.0; the attention backends of engines.yaml)."""
+    tokens, sequences = configuration.max_num_batched_tokens, configuration.max_num_seqs
+    if tokens < sequences:
+        raise BringupError(f"max-num-batched-tokens {tokens} is less than max-num-seqs {sequences}: vLLM refuses that")
+    context = overrides.get("max-model-len")
+    if overrides.get("enable-chunked-prefill") is False and (context is None or tokens < context):
+        raise BringupError("without chunked prefill, max-num-batched-tokens must be max-model-len at least: set both")
+    backend = overrides.get("attention-backend")
+    serving = [found.name for found in configuration.kv.backends]
+    if backend is not None and backend not in serving:
+        raise BringupError(f"attention-backend {backend} cannot serve this KV cache on this card: {' or '.join(serving)} can")
+
+
 def _caveats(configuration: Configuration) -> list[Finding]:
     caveats = (configuration.checkpoint.caveat, configuration.weights.caveat, configuration.kv.caveat)
     text = "; ".join(dict.fromkeys(caveat for caveat in caveats if caveat))
@@ -215,6 +246,8 @@ def _caveats(configuration: Configuration) -> list[Finding]:
 def _weight_decisions(configuration: Configuration, needs: Sequence[Need], attempts: Sequence[Attempt]) -> list[Decision]:
     checkpoint, weights, kv = configuration.checkpoint, configuration.weights, configuration.kv
     why = "the model's own precision; nothing is lost"
+    if weights.precision != "bf16":
+        why = "as you set: quantised while loading" if weights.online else "as the repository holds them"
     if needs:
         rejected = "; ".join(f"{attempt.name}: {attempt.missing}" for attempt in attempts)
         why = f"the least harmful that meets {', '.join(map(str, needs))}" + (f" ({rejected})" if rejected else "")
@@ -242,6 +275,37 @@ def _weight_decisions(configuration: Configuration, needs: Sequence[Need], attem
     return decisions
 
 
+def _feature_decisions() -> list[Decision]:
+    """What is on because vLLM has it on, written down so that a later version cannot change it unseen; and what stays off."""
+    return [
+        Decision(
+            key="enable-chunked-prefill",
+            value=True,
+            why="long prompts are worked off between the tokens of others; vLLM's own default for this model",
+            source="vLLM engine/arg_utils.py",
+        ),
+        Decision(
+            key="enable-prefix-caching",
+            value=True,
+            why="prompts that begin alike, as with one system prompt, are computed once; vLLM's own default",
+            source="vLLM config/cache.py",
+        ),
+        Decision(
+            key="kv-offloading",
+            value="off",
+            why="a second place in main memory for prefixes to be used again; it does not make longer contexts fit, since the "
+            "check at start counts the card's memory alone",
+            source="vLLM config/cache.py: kv_offloading_size; v1/core/kv_cache_planning.py",
+        ),
+        Decision(
+            key="lora-adapters",
+            value="none",
+            why="none are asked for; each slot takes memory of the card (engine_settings: enable-lora, max-loras, lora-modules)",
+            source="vLLM config/lora.py",
+        ),
+    ]
+
+
 def _memory_decisions(card: Card, configuration: Configuration, outcome: Outcome) -> list[Decision]:
     total_mib, left_mib = card.total_bytes // 2**20, outcome.budget.left_bytes // 2**20
     sees = "sees" if card.total_is_known else "sees at least"
@@ -251,7 +315,8 @@ def _memory_decisions(card: Card, configuration: Configuration, outcome: Outcome
             value=configuration.utilization,
             why=f"{configuration.utilization:g} of the {total_mib} MiB that CUDA {sees}; {left_mib} MiB stay for a desktop and for "
             "what vLLM takes beyond its budget",
-            source="the advice's fraction; vLLM 0.24.0 took 0.6 to 1.0 GiB beyond its budget on 2026-11-24",
+            source="the advice's fraction; with vLLM 0.24.0 a card showed 0.96 GiB beyond the budget with 256 sequences, 1.81 "
+            "with 512 (H100, 2026-11-24), 0.52 of it before vLLM started",
         ),
         Decision(
             key="max-num-seqs",

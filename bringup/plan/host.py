@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from bringup.findings import Finding
+from bringup.findings.cpu import OWN_CLOCK_DRIVERS
 from bringup.findings.finding import warning
 from bringup.hardware import Frozen, Gpu, HostFacts
 from bringup.plan.placement import Placement
@@ -20,9 +21,6 @@ Evidence = Literal["measured", "vendor", "documentation", "folklore", "none"]
 """Why we believe that a setting helps: we measured it; its maker says so; documentation or source says what it does, and that
 it is of use here follows; people say so; no reason at all."""
 
-_OWN_CLOCK = ("intel_pstate", "amd-pstate-epp")
-"""cpufreq drivers under whose ``powersave`` the processor still chooses its clock by load (kernel documentation,
-admin-guide/pm); under any other, ``amd-pstate`` included, powersave is the lowest clock."""
 _NO_EFFECT_SHOWN = "effect on latency not measured by us"
 
 
@@ -70,10 +68,10 @@ def owner_findings(settings: Iterable[HostSetting], facts: HostFacts) -> tuple[F
     for setting in settings:
         if setting.default_on and setting.writable is False and setting.now != setting.value:
             command = f": sysctl -w {setting.key}={setting.value}" if setting.kind == "sysctl" else f", to {setting.value}"
-            now = setting.now or "not known"
+            # without the live value: this text is kept with the release, and must not change by itself
             text = (
-                f"{setting.key} is {now} and cannot be set from inside this host ({facts.virtualization}); its owner can set it "
-                f"on the machine that runs it{command}"
+                f"{setting.key} cannot be set from inside this host ({facts.virtualization}); its owner can set it on the machine "
+                f"that runs it{command}"
             )
             findings.append(warning("owner-must-set", text, f"{setting.evidence}: {setting.why}"))
     return tuple(findings)
@@ -200,7 +198,7 @@ def _clocks(facts: HostFacts) -> Iterator[HostSetting]:
     driver, governor = facts.cpu.frequency_driver, facts.cpu.governor
     if driver is None or governor is None:
         return
-    own_clock = driver in _OWN_CLOCK
+    own_clock = driver in OWN_CLOCK_DRIVERS
     lowest = "powersave" in governor.split(",") and not own_clock
     if governor != "performance":
         if lowest:

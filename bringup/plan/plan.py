@@ -5,7 +5,7 @@ from bringup.catalog.entries import Model
 from bringup.catalog.loader import engine_checksum
 from bringup.errors import BringupError
 from bringup.findings import Finding
-from bringup.findings.finding import note
+from bringup.findings.finding import note, warning
 from bringup.hardware import HostFacts
 from bringup.needs import parse_need
 from bringup.plan.configuration import Card
@@ -18,7 +18,7 @@ from bringup.plan.placement import plan_placement
 from bringup.plan.solve import NoWayError
 from bringup.plan.upgrade import what_would_do
 from bringup.probe.cpu import format_cpu_list
-from bringup.settings import HostFolderSource, HubSource, Settings, normalized_engine_settings
+from bringup.settings import HostFolderSource, HubSource, Settings, engine_settings_problems, normalized_engine_settings
 
 ENGINES_DIR = "/opt/bringup/engines"
 MODELS_DIR = "/var/lib/bringup/models"
@@ -31,7 +31,9 @@ STOP_MARGIN_S = 15
 """systemd waits this much longer than vLLM's graceful stop before it kills."""
 
 
-_NOT_OPTIONS = ("kv-cache-space-gib", "weights")
+UNPINNED = "unpinned"
+"""Stands for the revision of a repository that the catalog pins none of."""
+_NOT_OPTIONS = ("kv-cache-space-gib", "weights", "kv-offloading", "lora-adapters")
 """Decisions about the engine that are no options of `vllm serve`."""
 _HIDDEN_FROM_SERVICE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108
 """Folders that the unit's ProtectHome and PrivateTmp hide from the service."""
@@ -53,10 +55,17 @@ def _card(facts: HostFacts, catalog: Catalog) -> Card | None:
     """
     if not facts.gpus:
         return None
-    for index, gpu in enumerate([gpu for gpu in facts.gpus if gpu.driver_version] or facts.gpus):
-        known = catalog.gpu(gpu.pci_id)
-        if known is not None:
-            return Card(gpu=gpu, model=known, index=index)
+    listed = [gpu for gpu in facts.gpus if gpu.driver_version] or [gpu for gpu in facts.gpus if gpu.kernel_driver != "vfio-pci"]
+    known = [
+        Card(gpu=gpu, model=model, index=index)
+        for index, gpu in enumerate(listed)
+        if gpu.responds is not False and (model := catalog.gpu(gpu.pci_id)) is not None
+    ]
+    if known:
+        # the most memory serves the most, then the fastest one; of equals the first
+        return max(known, key=lambda card: (card.total_bytes, card.model.bandwidth_gb_s))
+    if not listed or all(gpu.responds is False for gpu in listed):
+        raise BringupError("no NVIDIA card of this host can serve: each is held for a virtual machine or no longer answers")
     ids = ", ".join(sorted({gpu.pci_id for gpu in facts.gpus}))
     raise BringupError(f"the catalog does not know this host's NVIDIA card ({ids}); add it to bringup/catalog/gpus.yaml")
 
@@ -66,8 +75,22 @@ def _revision(settings: Settings, model: Model, options: EngineOptions, given: s
     checkpoint = options.configuration.checkpoint if options.configuration else model.checkpoints[0]
     if given is not None:
         return checkpoint.repository, given
-    named = settings.model_source.revision if isinstance(settings.model_source, HubSource) else None
-    return checkpoint.repository, named or checkpoint.revision or "main"
+    source = settings.model_source
+    # a revision that the inventory names is one of the model's own repository
+    own = checkpoint.repository == model.checkpoints[0].repository
+    if own:  # validation of the inventory has seen to it that one is named or pinned
+        named = source.revision if isinstance(source, HubSource) else None
+        return checkpoint.repository, named or checkpoint.revision or "main"
+    return checkpoint.repository, checkpoint.revision or UNPINNED
+
+
+def _as_available(model: Model, settings: Settings) -> Model:
+    """The model with the checkpoints that its source can give: a folder holds one, and the catalog's others are on Hugging Face."""
+    source = settings.model_source
+    if isinstance(source, HubSource) and source.hub == "huggingface":
+        return model
+    repository = model.checkpoints[0].repository
+    return model.model_copy(update={"checkpoints": tuple(c for c in model.checkpoints if c.repository == repository)})
 
 
 def make_plan(
@@ -93,10 +116,13 @@ def make_plan(
         BringupError: the wish cannot be met on this host; the message says why.
     """
     profile = catalog.profile(settings.profile)
-    model = catalog.model(settings.model)
+    model = _as_available(catalog.model(settings.model), settings)
     card = _card(facts, catalog)
     engine = catalog.engine(settings.engine, "cuda" if card else "cpu")
     overrides = normalized_engine_settings(settings)
+    problems = engine_settings_problems(overrides, engine)
+    if problems:
+        raise BringupError("; ".join(problems))
     if overrides.get("max-model-len", 0) > model.max_context:
         raise BringupError(
             f"max-model-len is {overrides['max-model-len']}, but {model.id} takes {model.max_context} tokens at most"
@@ -104,6 +130,9 @@ def make_plan(
     if not facts.cpu.usable:
         raise BringupError(f"its processors cannot be read ({facts.unknown.get('cpus', 'none is named')}): nothing can be placed")
     needs = [parse_need(text) for text in settings.needs]
+    asked = max((int(need.at_tokens or need.amount) for need in needs if need.kind in ("context", "concurrency")), default=0)
+    if "max-model-len" in overrides and asked > overrides["max-model-len"]:
+        raise BringupError(f"max-model-len {overrides['max-model-len']} contradicts the need of {asked} tokens a request")
     lines = profile.smoke.lines | settings.acceptance
     no_findings: tuple[Finding, ...] = ()
     placement = plan_placement(facts, card.gpu if card else None)
@@ -116,6 +145,10 @@ def make_plan(
             advice = what_would_do(card, engine, catalog, model, needs, profile.smoke, overrides)
             raise NoWayError(f"{error.message}; {advice}", error.attempts) from error
         predicted, checks, findings = foresee(card, engine, calibration, model, profile, lines, overrides, options)
+        if predicted.requests_of_full_length < profile.concurrency:
+            text = f"the KV cache holds {predicted.requests_of_full_length:g} requests of full length, the profile expects"
+            cost = "others wait, or their work is thrown away and done again; shorter requests share the cache better"
+            findings = (*findings, warning("few-full-requests", f"{text} {profile.concurrency} at a time", cost))
         if len(facts.gpus) > 1:
             text = f"{len(facts.gpus)} cards found; this version serves on {card.gpu.pci_address} alone"
             findings = (*findings, note("one-card-serves", text))

@@ -2,7 +2,7 @@
 
 from bringup.hardware import HostFacts
 from bringup.plan.model import Plan
-from bringup.plan.plan import HOME_DIR
+from bringup.plan.plan import HOME_DIR, UNPINNED
 
 _SUPPORTED = {"debian": 12.0, "ubuntu": 24.04}
 """Distribution to the oldest release whose own Python (3.11 or newer) vLLM runs on."""
@@ -67,6 +67,15 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
         )
     if not plan.installable:
         blockers.append(f"{plan.engine} is there to plan with and is never installed: name another engine")
+    if plan.model_revision == UNPINNED:
+        blockers.append(
+            f"the catalog pins no revision of {plan.repository}: copy it to a folder of the control machine and name that as "
+            "model_source, or ask for less (setting `needs`)"
+        )
+    if any(gpu.pci_address == plan.gpu and gpu.state and gpu.state.mig for gpu in facts.gpus):
+        blockers.append(
+            f"the card at {plan.gpu} is split into instances (MIG), and this version serves whole cards: nvidia-smi -mig 0"
+        )
     branch = plan.needs.min_driver_branch
     if branch is not None:
         versions = [gpu.driver_version for gpu in facts.gpus if gpu.driver_version and gpu.pci_address == plan.gpu]

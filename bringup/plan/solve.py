@@ -103,10 +103,7 @@ def configurations(
         streams: how many requests must run at once.
     """
     utilizations = (float(fixed["gpu-memory-utilization"]),) if "gpu-memory-utilization" in fixed else UTILIZATIONS
-    batches = [
-        (int(fixed.get("max-num-batched-tokens", tokens)), int(fixed.get("max-num-seqs", max(sequences, streams))))
-        for tokens, sequences in BATCHES
-    ]
+    batches = [_batch(tokens, max(sequences, streams), fixed) for tokens, sequences in BATCHES]
     for checkpoint, kind, dtype in pairs(card, engine, model):
         if not _allowed(kind, dtype, fixed):
             continue
@@ -125,6 +122,12 @@ def configurations(
             for (tokens, sequences), utilization in itertools.product(dict.fromkeys(batches), utilizations)
         ]
         yield group[0].name, iter(group)
+
+
+def _batch(tokens: int, sequences: int, fixed: Mapping[str, Any]) -> tuple[int, int]:
+    """Batched tokens and sequences; vLLM takes no more sequences than tokens."""
+    tokens = int(fixed.get("max-num-batched-tokens", max(tokens, sequences)))
+    return tokens, int(fixed.get("max-num-seqs", min(sequences, tokens)))
 
 
 def default_configuration(card: Card, engine: Engine, model: Model, fixed: Mapping[str, Any]) -> Configuration:

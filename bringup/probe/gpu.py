@@ -2,7 +2,7 @@
 
 import re
 
-from bringup.hardware import Gpu, PcieLink
+from bringup.hardware import Frozen, Gpu, PcieLink
 from bringup.probe.cpu import parse_cpu_list
 from bringup.probe.sections import fields
 
@@ -65,25 +65,35 @@ def bus_of(address: str) -> str:
     return address.strip().lower()[-12:]
 
 
-def refine_with_nvidia_smi(gpus: tuple[Gpu, ...], csv: str) -> tuple[Gpu, ...]:
-    """Add what `nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version` (csv, nounits) says.
+class DriverRow(Frozen):
+    """What nvidia-smi's short list says of one card."""
 
-    Cards that nvidia-smi does not list stay as sysfs shows them.
+    name: str
+    memory_mib: int
+    version: str
+
+
+def parse_nvidia_smi_list(csv: str) -> dict[str, DriverRow]:
+    """Parse `nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version` (csv, nounits): PCI address → what it says.
 
     Raises:
         ValueError: the text is an error message of nvidia-smi or not such a table; the message quotes it.
     """
-    by_bus: dict[str, list[str]] = {}
+    rows = {}
     for line in filter(None, csv.splitlines()):
-        fields_ = [field.strip() for field in line.split(",")]
+        cells = [cell.strip() for cell in line.split(",")]
         # a card that fell off the bus is listed with [N/A] or [Unknown Error] in its fields
-        if len(fields_) != 4 or not re.fullmatch(r"[0-9]{1,9}", fields_[2]) or not re.match(r"[0-9]{1,4}\.", fields_[3] + "."):
+        if len(cells) != 4 or not re.fullmatch(r"[0-9]{1,9}", cells[2]) or not re.match(r"[0-9]{1,4}\.", cells[3] + "."):
             raise ValueError(f"nvidia-smi did not list the cards but said: {' '.join(csv.split())[:200]}")
-        by_bus[bus_of(fields_[0])] = fields_
-    refined = []
-    for gpu in gpus:
-        row = by_bus.get(bus_of(gpu.pci_address))
-        if row is not None:
-            gpu = gpu.model_copy(update={"driver_name": row[1], "driver_memory_mib": int(row[2]), "driver_version": row[3]})
-        refined.append(gpu)
-    return tuple(refined)
+        rows[bus_of(cells[0])] = DriverRow(name=cells[1], memory_mib=int(cells[2]), version=cells[3])
+    return rows
+
+
+def refine_with_nvidia_smi(gpus: tuple[Gpu, ...], rows: dict[str, DriverRow]) -> tuple[Gpu, ...]:
+    """Add what the driver says; cards that it does not list stay as sysfs shows them."""
+    return tuple(
+        gpu.model_copy(update={"driver_name": row.name, "driver_memory_mib": row.memory_mib, "driver_version": row.version})
+        if (row := rows.get(bus_of(gpu.pci_address)))
+        else gpu
+        for gpu in gpus
+    )

@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 from bringup.hardware import Cpu, Disk, Gpu, GpuState, HostFacts, Memory, MemoryFacts, NumaNode, RootAccess
 from bringup.probe.cpu import parse_cpu, parse_numa
 from bringup.probe.dmidecode import parse_memory
-from bringup.probe.gpu import bus_of, parse_pci_displays, refine_with_nvidia_smi
+from bringup.probe.gpu import DriverRow, bus_of, parse_nvidia_smi_list, parse_pci_displays, refine_with_nvidia_smi
 from bringup.probe.installed import parse_home, parse_markers, parse_release, parse_service, parse_smoke
 from bringup.probe.memory import parse_memory_use
 from bringup.probe.nvidia import parse_nvidia, parse_packages
@@ -47,22 +47,16 @@ def _modules(text: str) -> MemoryFacts | None:
     return parse_memory(text)
 
 
-def _with_states(gpus: tuple[Gpu, ...], states: dict[str, GpuState], driver_version: str | None) -> tuple[Gpu, ...]:
+def _with_states(gpus: tuple[Gpu, ...], states: dict[str, GpuState], rows: dict[str, DriverRow]) -> tuple[Gpu, ...]:
     """Add the driver's long report; also the cards that it alone shows, as where sysfs is hidden (gVisor, WSL2)."""
     seen = {bus_of(gpu.pci_address) for gpu in gpus}
     hidden = tuple(
-        Gpu(
-            pci_address=bus,
-            pci_id=state.pci_id,
-            numa_node=None,
-            kernel_driver=None,
-            driver_version=driver_version,
-            driver_memory_mib=state.memory_total_mib,
-        )
+        Gpu(pci_address=bus, pci_id=state.pci_id, numa_node=None, kernel_driver=None)
         for bus, state in states.items()
         if bus not in seen and state.pci_id is not None
     )
-    return tuple(gpu.model_copy(update={"state": states.get(bus_of(gpu.pci_address))}) for gpu in (*gpus, *hidden))
+    every = refine_with_nvidia_smi((*gpus, *hidden), rows)
+    return tuple(gpu.model_copy(update={"state": states.get(bus_of(gpu.pci_address))}) for gpu in every)
 
 
 def _cards(reading: _Reading, running_version: str | None) -> tuple[Gpu, ...]:
@@ -73,11 +67,12 @@ def _cards(reading: _Reading, running_version: str | None) -> tuple[Gpu, ...]:
     driven = any(gpu.kernel_driver == "nvidia" for gpu in gpus) or running_version is not None
     if not driven and (gpus or reading.body("nvidia-smi").startswith("nvidia-smi is not")):
         return gpus
-    gpus = reading.read("nvidia-smi", lambda csv: refine_with_nvidia_smi(gpus, csv), gpus)
+    no_rows: dict[str, DriverRow] = {}
+    rows = reading.read("nvidia-smi", parse_nvidia_smi_list, no_rows)
     if "nvidia-smi" in reading.unknown:
         return gpus
     states = reading.read("nvidia-smi-xml", parse_nvidia_smi_xml, no_states)
-    return _with_states(gpus, states, running_version)
+    return _with_states(gpus, states, rows)
 
 
 def parse_host(text: str) -> HostFacts:

@@ -19,8 +19,8 @@ def parse_release(text: str) -> ServedRelease | None:
         return None
     content, _, plan = rest.partition("\n")
     try:
-        decisions = {decision["key"]: decision["value"] for decision in json.loads(plan)["decisions"]}
-    except (ValueError, KeyError, TypeError):
+        decisions = {str(decision["key"]): decision["value"] for decision in json.loads(plan)["decisions"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
         decisions = {}  # the release is repaired by the deploy; its decisions only serve to name what changes
     return ServedRelease(digest=link.strip().rstrip("/").rsplit("/", 1)[-1], content=content.strip(), decisions=decisions)
 
@@ -62,5 +62,5 @@ def parse_smoke(text: str) -> SmokeRecord | None:
     try:
         record = json.loads(text)
         return SmokeRecord(request=record["request"], passed=record["passed"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bringup.catalog import load_catalog
@@ -83,11 +83,12 @@ def test_tokens_as_vllm_logged_them(settings: dict[str, Any], logged: int) -> No
     assert -0.01 < tokens / logged - 1 < 0.005
 
 
-def test_planned_context_started_and_five_percent_more_did_not() -> None:
-    """The plan's own configuration, run on the H100 on 2026-11-24: 84,736 started, 88,972 was refused (84,912 fitted)."""
-    longest = budget_of(BASE).kv_cache_tokens - 16
-    assert longest == 84_736
-    assert longest * 1.05 > 84_912
+def test_plan_gives_the_context_that_started() -> None:
+    """The plan's own configuration, run on the H100 on 2026-11-24: 84,736 started, 5 % more did not (measured/*-context.log)."""
+    log = (Path(__file__).parent / "measured/h100-vllm-0.24.0-context.log").read_text()
+    assert "Maximum concurrency for 84,736 tokens" in log
+    assert "max seq len (88972)" in log
+    assert budget_of(BASE).kv_cache_tokens - 16 == 84_736
 
 
 def test_tokens_agree_with_vllms_own_planning_code() -> None:
@@ -141,8 +142,10 @@ def test_more_memory_never_holds_fewer_tokens(
     assert less.kv_cache_tokens <= budget(model, total, min(0.98, utilization * 1.1), batch, calibration).kv_cache_tokens
 
 
-@given(models, batches, batches, calibrations)
-def test_larger_batches_never_hold_more_tokens(model: Model, one: Batch, other: Batch, calibration: Calibration) -> None:
-    assume(one.tokens <= other.tokens and one.sequences <= other.sequences and one.enforce_eager == other.enforce_eager)
-    small, large = (budget(model, 2**36, 0.9, batch, calibration).kv_cache_tokens for batch in (one, other))
-    assert large <= small
+@given(models, batches, st.integers(0, 30_000), st.integers(0, 1000), calibrations)
+def test_larger_batches_never_hold_more_tokens(
+    model: Model, small: Batch, tokens: int, sequences: int, calibration: Calibration
+) -> None:
+    large = small.model_copy(update={"tokens": small.tokens + tokens, "sequences": small.sequences + sequences})
+    found = [budget(model, 2**36, 0.9, batch, calibration).kv_cache_tokens for batch in (small, large)]
+    assert found[1] <= found[0]

@@ -21,6 +21,9 @@ from bringup.catalog import Catalog, load_catalog
 from bringup.errors import BringupError
 from bringup.hardware import HostFacts
 from bringup.plan import Plan, make_plan
+from bringup.plan.preflight import plan_blockers
+from bringup.probe.host import parse_host
+from bringup.recording import recording_named
 from bringup.settings import Settings
 from tests.unit.machines import bare_workstation, changed, demo_host, two_socket_server, workstation
 
@@ -334,3 +337,116 @@ def test_every_decision_has_a_reason_and_a_source() -> None:
         # what vLLM is told, beyond what the inventory itself says, is explained
         explained = {decision.key for decision in plan.decisions}
         assert set(plan.vllm) - explained == {"model", "served-model-name", "host", "port"}
+
+
+# --- which card, which weights
+
+
+def with_gpus(*gpus: Any) -> HostFacts:
+    return changed(workstation(), gpus=gpus)
+
+
+def card_like(**fields: Any) -> Any:
+    return workstation().gpus[0].model_copy(update=fields)
+
+
+SMALL = {"pci_id": "10de:2582", "pci_address": "0000:00:01.0"}  # RTX 3050
+
+
+def test_card_that_serves_most_is_taken_whatever_its_place() -> None:
+    plan = plan_4090d(facts=with_gpus(card_like(**SMALL), card_like()))
+    assert (plan.gpu, plan.environment["CUDA_VISIBLE_DEVICES"]) == ("0000:01:00.0", "1")
+
+
+@pytest.mark.parametrize("broken", [{"responds": False}, {"kernel_driver": "vfio-pci", "driver_version": None}])
+def test_card_that_cannot_serve_is_left_out(broken: dict[str, Any]) -> None:
+    other = card_like(pci_address="0000:02:00.0")
+    assert plan_4090d(facts=with_gpus(card_like(**broken), other)).gpu == "0000:02:00.0"
+    with pytest.raises(BringupError, match="can serve"):
+        plan_4090d(facts=with_gpus(card_like(**{**broken, "driver_version": None, "kernel_driver": "vfio-pci"})))
+
+
+def test_rebuilt_board_with_more_memory_is_taken_as_its_driver_sees_it() -> None:
+    state = parse_host(recording_named("amd-two-ccd-4090d").probe_text(0)).gpus[0].state
+    assert state is not None
+    card = card_like(driver_memory_mib=49140, state=state.model_copy(update={"memory_total_mib": 49140}))
+    plan = plan_4090d(facts=with_gpus(card))
+    assert plan.predicted.kv_cache_tokens > 2 * plan_4090d().predicted.kv_cache_tokens
+    assert "another-memory-size" in {finding.id for finding in plan.findings}
+
+
+def test_folder_is_served_as_it_is_though_other_weights_would_meet_the_need() -> None:
+    source = {"kind": "host-folder", "path": "/srv/model"}
+    with pytest.raises(BringupError, match="nothing that vLLM"):
+        plan_4090d(needs=["e2e_ms=1100"], model_source=source)
+    assert plan_4090d(needs=["context=128K"], model_source=source).repository == QWEN.id
+
+
+def test_repository_without_a_pinned_revision_is_refused_before_it_is_downloaded() -> None:
+    plan = make_plan(workstation(), settings(needs=["e2e_ms=1100"], model_source={"kind": "hub", "revision": REVISION}), CATALOG)
+    assert plan.repository != QWEN.id
+    assert plan.model_revision != REVISION
+    assert any("pins no revision" in blocker for blocker in plan_blockers(workstation(), plan))
+
+
+def test_split_card_is_refused() -> None:
+    state = parse_host(recording_named("amd-two-ccd-4090d").probe_text(0)).gpus[0].state
+    assert state is not None
+    facts = with_gpus(card_like(state=state.model_copy(update={"mig": True})))
+    assert any("MIG" in blocker for blocker in plan_blockers(facts, plan_4090d(facts=facts)))
+
+
+def test_engine_to_plan_with_is_never_installed() -> None:
+    plan = plan_4090d(facts=workstation(), engine="vllm==0.24.0")
+    assert any("never installed" in blocker for blocker in plan_blockers(workstation(), plan))
+
+
+def test_turing_serves_in_float16() -> None:
+    plan = plan_4090d(facts=with_gpus(card_like(pci_id="10de:1e30")))  # Quadro RTX 6000
+    assert plan.vllm["dtype"] == "float16"
+    assert "dtype" not in plan_4090d().vllm
+
+
+def test_eight_bit_cache_on_ada_pins_the_backend_that_needs_no_compiler() -> None:
+    plan = plan_4090d(needs=["context=128K"])
+    assert (plan.vllm["kv-cache-dtype"], plan.vllm["attention-backend"]) == ("fp8", "TRITON_ATTN")
+    assert "quality" in {finding.id for finding in plan.findings}
+    assert plan.vllm["max-model-len"] == 131_072
+
+
+@pytest.mark.parametrize(
+    ("data", "id_"),
+    [
+        ({"engine_settings": {"max-model-len": 100_000}}, "context-does-not-fit"),
+        ({"engine_settings": {"gpu-memory-utilization": 0.98}}, "card-overcommitted"),
+        ({"engine_settings": {"cpu-offload-gb": 4}}, "not-counted"),
+        ({"profile": "concurrent", "engine_settings": {"max-model-len": 65_536}}, "few-full-requests"),
+        ({}, "uncalibrated"),
+    ],
+)
+def test_finding_of_the_plan(data: dict[str, Any], id_: str) -> None:
+    assert id_ in {finding.id for finding in plan_4090d(**data).findings}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"needs": ["context=128K"], "engine_settings": {"max-model-len": 8192}}, "contradicts"),
+        ({"engine_settings": {"max-num-batched-tokens": 64, "max-num-seqs": 128}}, "less than max-num-seqs"),
+        ({"engine_settings": {"enable-chunked-prefill": False}}, "without chunked prefill"),
+        ({"engine_settings": {"kv-cache-dtype": "fp8", "attention-backend": "FLASH_ATTN"}}, "cannot serve this KV cache"),
+    ],
+)
+def test_what_vllm_would_refuse_is_refused_by_the_plan(data: dict[str, Any], said: str) -> None:
+    with pytest.raises(BringupError, match=said):
+        plan_4090d(**data)
+
+
+def test_option_of_the_other_engine_is_refused_once_the_engine_is_known() -> None:
+    with pytest.raises(BringupError, match="kv-cache-dtype"):
+        make_plan(demo_host(), demo_settings(engine_settings={"kv-cache-dtype": "nvfp4"}), CATALOG, "x")
+
+
+def test_batch_follows_the_tokens_that_the_user_sets() -> None:
+    assert plan_4090d(engine_settings={"max-num-batched-tokens": 128}).vllm["max-num-seqs"] == 128
+    assert plan_4090d(needs=["concurrency=400@128"]).vllm["max-num-seqs"] == 400

@@ -38,7 +38,7 @@ CATALOG = load_catalog()
 WORKSTATION = ("--recording", "4090d-workstation")
 SERVER = ("--recording", "dual-socket-four-cards")
 LAB = ("--recording", "lab-host", "--profile", "cpu-demo", "--model", "smollm2-135m")
-MOST_LINES = 120
+MOST_LINES = 130
 PAGE_COLUMNS = 150
 
 
@@ -125,7 +125,11 @@ def test_no_golden_page_is_left_of_a_recording_that_is_gone() -> None:
     [
         pytest.param(LAB, "fits", id="cpu"),
         pytest.param(SERVER, "fits, but cannot meet e2e_p90_ms", id="line-impossible"),
-        pytest.param((*SERVER, "--need", "e2e_ms=1100"), "fits, but e2e_p90_ms will hardly be met", id="line-tight"),
+        pytest.param(
+            (*SERVER, "--need", "e2e_ms=1100"),  # whose weights have no pinned revision
+            "would be refused as the host is now; once that is mended: fits, but e2e_p90_ms will hardly be met",
+            id="line-tight",
+        ),
         pytest.param((*SERVER, "--set", "max_model_len=100000"), "does not fit: a context longer than the KV cache", id="context"),
         pytest.param((*SERVER, "--set", "gpu_memory_utilization=0.98"), "does not fit: 42 MiB more than the card has", id="memory"),
         pytest.param(

@@ -7,7 +7,7 @@ import pytest
 
 from bringup.hardware import Cpu, GpuState, HostFacts, KernelModule, PcieLink
 from bringup.probe.cpu import parse_cpu, parse_numa
-from bringup.probe.gpu import parse_pci_displays, refine_with_nvidia_smi
+from bringup.probe.gpu import parse_nvidia_smi_list, parse_pci_displays
 from bringup.probe.host import parse_host
 from bringup.probe.memory import parse_memory_use
 from bringup.probe.nvidia import parse_nvidia, parse_packages
@@ -192,7 +192,7 @@ def test_what_is_no_card_is_refused(line: str) -> None:
 @needs_h100
 def test_nvidia_smi_without_a_query_is_refused() -> None:
     with pytest.raises(ValueError, match="did not list the cards but said"):
-        refine_with_nvidia_smi(parse_pci_displays(pci()), (H100 / "nvidia-smi.txt").read_text())
+        parse_nvidia_smi_list((H100 / "nvidia-smi.txt").read_text())
 
 
 @needs_h100
@@ -292,8 +292,10 @@ def test_report_that_is_none_is_refused(text: str) -> None:
 def test_cards_that_only_the_driver_shows() -> None:
     """As under gVisor or WSL2, where sysfs lists no PCI device."""
     text = recording_named("rented-container").probe_text(NOW_UNIX_S)
-    before, _, rest = text.partition("@@bringup pci-display\n")
-    (card,) = parse_host(before + rest[rest.index("@@bringup ") :]).gpus
+    for hidden in ("pci-display", "nvidia-module"):
+        before, _, rest = text.partition(f"@@bringup {hidden}\n")
+        text = before + rest[rest.index("@@bringup ") :]
+    (card,) = parse_host(text).gpus
     assert (card.pci_address, card.pci_id, card.driver_version, card.driver_memory_mib) == (
         "0000:81:00.0",
         "10de:2685",

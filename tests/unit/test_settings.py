@@ -76,7 +76,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "address-without-key-v6": ({"listen_address": "::"}, ("listen_address is ::", "api_key_file")),
     "key-path": ({"api_key_file": "key.txt"}, ("api_key_file", "absolute path", "'key.txt'")),
     "acceptance-metric": ({"acceptance": {"ttft_p50": 240}}, ("acceptance", "'ttft_p50'", "ttft_p50_ms")),
-    "acceptance-range": ({"acceptance": {"ttft_p50_ms": -1}}, ("acceptance.ttft_p50_ms", "greater than or equal to 0", "-1")),
+    "acceptance-range": ({"acceptance": {"ttft_p50_ms": -1}}, ("acceptance.ttft_p50_ms", "greater than 0", "-1")),
     "acceptance-nan": ({"acceptance": {"ttft_p50_ms": float("nan")}}, ("acceptance.ttft_p50_ms", "nan")),
     "acceptance-type": ({"acceptance": {"ttft_p50_ms": "fast"}}, ("acceptance.ttft_p50_ms", "number", "'fast'")),
     "option-name": ({"engine_settings": {"max-model-length": 1024}}, ("'max-model-length'", "did you mean max-model-len")),
