@@ -207,7 +207,7 @@ def test_what_an_earlier_run_left() -> None:
         pytest.param("smoke", '{"request": {"rel', id="smoke-record-cut-off"),
         pytest.param("smoke", "[]", id="smoke-record-of-another-shape"),
         pytest.param("smoke", "[" * 200_000, id="smoke-record-without-end"),
-        pytest.param("release", '0123456789ab\nx\n' + "[" * 200_000, id="plan-without-end"),
+        pytest.param("release", "0123456789ab\nx\n" + "[" * 200_000, id="plan-without-end"),
     ],
 )
 def test_damaged_record_counts_as_none(section: str, body: str) -> None:
