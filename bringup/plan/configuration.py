@@ -1,8 +1,10 @@
 """One way to serve a model on a card, and what comes of it: memory and floors of speed."""
 
+from typing import Any, Self
+
 from bringup.catalog.calibration import Calibration
 from bringup.catalog.engine_rules import KvDtype, WeightKind
-from bringup.catalog.entries import Checkpoint, Engine, GpuModel, Model
+from bringup.catalog.entries import Checkpoint, Engine, GpuModel, Model, Profile
 from bringup.hardware import Frozen, Gpu
 from bringup.plan.capacity import Batch, KvLayout, MemoryBudget, gpu_budget, loaded_bytes
 from bringup.plan.limits import Speed, speed_of
@@ -46,6 +48,27 @@ class Card(Frozen):
         return seen is not None and abs(seen - self.model.vram_mib) > _SIZE_TOLERANCE * self.model.vram_mib
 
 
+class Case(Frozen):
+    """What is to be served, on what, for whom, and what the user fixed."""
+
+    card: Card
+    engine: Engine
+    calibration: Calibration
+    model: Model
+    profile: Profile
+    overrides: dict[str, Any]
+    """Options of `vllm serve` that the user set, by their names there."""
+
+    @property
+    def capability(self) -> str:
+        """The card's compute capability."""
+        return self.card.model.compute_capability
+
+    def on(self, card: Card, calibration: Calibration) -> Self:
+        """The same on another card."""
+        return self.model_copy(update={"card": card, "calibration": calibration})
+
+
 class Configuration(Frozen):
     """What of a model is served, and in how much memory."""
 
@@ -81,8 +104,9 @@ class Outcome(Frozen):
         return max(0, self.budget.kv_cache_tokens - self.budget.block_tokens)
 
 
-def evaluate(card: Card, engine: Engine, calibration: Calibration, model: Model, configuration: Configuration) -> Outcome:
+def evaluate(case: Case, configuration: Configuration) -> Outcome:
     """Account for a configuration's memory and floors."""
+    card, calibration, model = case.card, case.calibration, case.model
     checkpoint = configuration.checkpoint
     online = configuration.weights.online
     weights = model.weights_bytes(checkpoint)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bringup.catalog.calibration import Calibration
 from bringup.catalog.entries import Engine, Model, Profile
 from bringup.errors import BringupError
 from bringup.findings import Finding
@@ -12,7 +11,7 @@ from bringup.findings.finding import note, warning
 from bringup.hardware import Frozen, Memory
 from bringup.needs import Need
 from bringup.plan.capacity import KvLayout, kv_bytes_per_token
-from bringup.plan.configuration import Card, Configuration, Outcome, evaluate
+from bringup.plan.configuration import Card, Case, Configuration, Outcome, evaluate
 from bringup.plan.decision import Decision
 from bringup.plan.solve import BATCHES, UTILIZATIONS, Attempt, NoWayError, Solution, default_configuration, solve
 
@@ -93,33 +92,25 @@ def _context(wanted: int, model: Model, fits: int) -> Decision:
     )
 
 
-def gpu_options(
-    card: Card,
-    engine: Engine,
-    calibration: Calibration,
-    model: Model,
-    profile: Profile,
-    overrides: Mapping[str, Any],
-    needs: Sequence[Need],
-) -> EngineOptions:
+def gpu_options(case: Case, needs: Sequence[Need]) -> EngineOptions:
     """Plan vLLM for one card: the first checkpoint and a 16-bit KV cache, or what needs ask for.
 
     Raises:
         BringupError: the model does not fit, nothing meets the needs, or the card cannot serve what the user set.
     """
-    chosen = _chosen(card, engine, calibration, model, profile, overrides, needs)
-    configuration, outcome = chosen.configuration, chosen.outcome
-    wanted = max([profile.context_wanted, *_contexts(needs)])
-    findings = [*_calibration_findings(card, engine, calibration, outcome), *_caveats(configuration)]
+    chosen = _chosen(case, needs)
+    configuration, outcome, overrides = chosen.configuration, chosen.outcome, case.overrides
+    wanted = max([case.profile.context_wanted, *_contexts(needs)])
+    findings = [*_calibration_findings(case, outcome), *_caveats(configuration)]
     decisions = [
         *_weight_decisions(configuration, needs, chosen.attempts),
-        *_memory_decisions(card, configuration, outcome),
-        _context(wanted, model, outcome.longest_context),
+        *_memory_decisions(case.card, configuration, outcome),
+        _context(wanted, case.model, outcome.longest_context),
         *_feature_decisions(),
-        *_common(profile),
+        *_common(case.profile),
     ]
     findings += _beyond(outcome, overrides)
-    findings += _another_card(card)
+    findings += _another_card(case.card)
     _refuse_contradictions(configuration, overrides)
     asked = int(overrides.get("max-model-len", 0))
     if asked > outcome.longest_context:
@@ -138,37 +129,27 @@ def gpu_options(
     )
 
 
-def _chosen(
-    card: Card,
-    engine: Engine,
-    calibration: Calibration,
-    model: Model,
-    profile: Profile,
-    overrides: Mapping[str, Any],
-    needs: Sequence[Need],
-) -> Solution:
+def _chosen(case: Case, needs: Sequence[Need]) -> Solution:
     if needs:
-        return solve(card, engine, calibration, model, needs, profile.smoke, overrides)
-    configuration = default_configuration(card, engine, model, overrides)
-    outcome = evaluate(card, engine, calibration, model, configuration)
+        return solve(case, needs)
+    configuration = default_configuration(case)
+    outcome = evaluate(case, configuration)
     if outcome.longest_context < LEAST_CONTEXT:
         gib = outcome.budget.weights_bytes / 2**30
         left = max(0, outcome.budget.kv_cache_bytes) / 2**30
+        what = f"{case.model.id} ({gib:.2f} GiB with {configuration.weights.precision} weights)"
         raise BringupError(
-            f"{model.id} ({gib:.2f} GiB with {configuration.checkpoint.precision} weights) does not fit a {card.model.name} at "
-            f"gpu-memory-utilization {configuration.utilization:g}: {left:.1f} GiB would be left for the KV cache"
-            + _hint(card, engine, calibration, model, profile, overrides)
+            f"{what} does not fit a {case.card.model.name} at gpu-memory-utilization {configuration.utilization:g}: "
+            f"{left:.1f} GiB would be left for the KV cache{_hint(case)}"
         )
     return Solution(configuration=configuration, outcome=outcome, attempts=())
 
 
-def _hint(
-    card: Card, engine: Engine, calibration: Calibration, model: Model, profile: Profile, overrides: Mapping[str, Any]
-) -> str:
+def _hint(case: Case) -> str:
     """What would fit, in words; empty where nothing does."""
-    need = Need(kind="context", amount=min(profile.context_wanted, model.max_context))
+    need = Need(kind="context", amount=min(case.profile.context_wanted, case.model.max_context))
     try:
-        found = solve(card, engine, calibration, model, (need,), profile.smoke, overrides)
+        found = solve(case, (need,))
     except NoWayError:
         return ""
     return f"; with {found.configuration.name} it does (--need {need}, or the setting `needs`)"
@@ -178,14 +159,14 @@ def _contexts(needs: Sequence[Need]) -> list[int]:
     return [int(need.at_tokens or need.amount) for need in needs if need.kind in ("context", "concurrency")]
 
 
-def _calibration_findings(card: Card, engine: Engine, calibration: Calibration, outcome: Outcome) -> list[Finding]:
-    if calibration.calibrated:
+def _calibration_findings(case: Case, outcome: Outcome) -> list[Finding]:
+    if case.calibration.calibrated:
         return []
     return [
         note(
             "uncalibrated",
-            f"uncalibrated: vLLM {engine.version}'s memory was not measured on a card of compute capability "
-            f"{card.model.compute_capability}; {calibration.margin:.0%} of the KV cache is left out of the prediction of "
+            f"uncalibrated: vLLM {case.engine.version}'s memory was not measured on a card of compute capability "
+            f"{case.capability}; {case.calibration.margin:.0%} of the KV cache is left out of the prediction of "
             f"{outcome.budget.kv_cache_tokens} tokens",
         )
     ]

@@ -8,7 +8,7 @@ from bringup.findings import Finding
 from bringup.findings.finding import note, warning
 from bringup.hardware import HostFacts
 from bringup.needs import parse_need
-from bringup.plan.configuration import Card
+from bringup.plan.configuration import Card, Case
 from bringup.plan.decision import Decision
 from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, EngineOptions, cpu_options, gpu_options
 from bringup.plan.foresight import foresee, foresee_cpu
@@ -139,12 +139,13 @@ def make_plan(
     host = plan_host(facts, placement, card.gpu if card else None)
     if card:
         calibration = catalog.calibration(engine.version, card.model.compute_capability)
+        case = Case(card=card, engine=engine, calibration=calibration, model=model, profile=profile, overrides=overrides)
         try:
-            options = gpu_options(card, engine, calibration, model, profile, overrides, needs)
+            options = gpu_options(case, needs)
         except NoWayError as error:
-            advice = what_would_do(card, engine, catalog, model, needs, profile.smoke, overrides)
+            advice = what_would_do(case, needs, catalog)
             raise NoWayError(f"{error.message}; {advice}", error.attempts) from error
-        predicted, checks, findings = foresee(card, engine, calibration, model, profile, lines, overrides, options)
+        predicted, checks, findings = foresee(case, lines, options)
         if predicted.requests_of_full_length < profile.concurrency:
             text = f"the KV cache holds {predicted.requests_of_full_length:g} requests of full length, the profile expects"
             cost = "others wait, or their work is thrown away and done again; shorter requests share the cache better"

@@ -9,13 +9,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bringup.catalog.calibration import Calibration
 from bringup.catalog.engine_rules import KvDtype, WeightKind, kv_dtypes, weight_kinds, within
-from bringup.catalog.entries import Checkpoint, Engine, Model, SmokeSpec
+from bringup.catalog.entries import Checkpoint, Model
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
 from bringup.needs import Need
-from bringup.plan.configuration import Card, Configuration, Outcome, evaluate
+from bringup.plan.configuration import Case, Configuration, Outcome, evaluate
 from bringup.plan.needs import shortfall
 
 _WEIGHTS_HARM = {"bf16": 0, "fp8": 2, "int4": 5}
@@ -61,11 +60,11 @@ class NoWayError(BringupError):
         self.attempts = attempts
 
 
-def pairs(card: Card, engine: Engine, model: Model) -> list[tuple[Checkpoint, WeightKind, KvDtype]]:
+def pairs(case: Case) -> list[tuple[Checkpoint, WeightKind, KvDtype]]:
     """Every pair of weights and KV cache that the engine serves on the card, the least harmful first."""
-    capability = card.model.compute_capability
-    dtypes = [dtype for dtype in kv_dtypes(engine, capability, model.head_size) if dtype.exact and dtype.served_by(False)]
-    found = [(checkpoint, kind, dtype) for checkpoint, kind in _weights(engine, capability, model) for dtype in dtypes]
+    every = kv_dtypes(case.engine, case.capability, case.model.head_size)
+    dtypes = [dtype for dtype in every if dtype.exact and dtype.served_by(flashinfer_kernels=False)]
+    found = [(checkpoint, kind, dtype) for checkpoint, kind in _weights(case) for dtype in dtypes]
     return sorted(found, key=lambda pair: (_harm(pair[1], pair[2]), _WEIGHTS_HARM[pair[1].precision]))
 
 
@@ -73,38 +72,35 @@ def _harm(kind: WeightKind, dtype: KvDtype) -> int:
     return _WEIGHTS_HARM[kind.precision] + _KV_HARM[dtype.bits]
 
 
-def _weights(engine: Engine, capability: str, model: Model) -> Iterator[tuple[Checkpoint, WeightKind]]:
+def _weights(case: Case) -> Iterator[tuple[Checkpoint, WeightKind]]:
     """Checkpoints that the engine can serve on the card; a checkpoint of its own comes before quantising while loading."""
-    kinds = weight_kinds(engine, capability)
-    for checkpoint in model.checkpoints:
+    kinds = weight_kinds(case.engine, case.capability)
+    checkpoints = case.model.checkpoints
+    for checkpoint in checkpoints:
         for kind in kinds:
             served = checkpoint.method is None or checkpoint.online or checkpoint.method in kind.methods
             if served and kind.online == checkpoint.online and kind.precision == checkpoint.precision:
                 yield checkpoint, kind
                 break
-    plain = model.checkpoints[0]
-    if plain.method is None and not any(checkpoint.online for checkpoint in model.checkpoints):
+    plain = checkpoints[0]
+    if plain.method is None and not any(checkpoint.online for checkpoint in checkpoints):
         for kind in kinds:
             if kind.online:
                 yield plain, kind
                 break
 
 
-def configurations(
-    card: Card, engine: Engine, model: Model, fixed: Mapping[str, Any], streams: int = 0
-) -> Iterator[tuple[str, Iterator[Configuration]]]:
+def configurations(case: Case, streams: int = 0) -> Iterator[tuple[str, Iterator[Configuration]]]:
     """Groups of configurations with the same weights and KV cache, the least harmful group first.
 
     Args:
-        card: that serves.
-        engine: the version of vLLM.
-        model: what is served.
-        fixed: options that the user set, by their names in vLLM.
+        case: what is served, on what.
         streams: how many requests must run at once.
     """
+    fixed = case.overrides
     utilizations = (float(fixed["gpu-memory-utilization"]),) if "gpu-memory-utilization" in fixed else UTILIZATIONS
     batches = [_batch(tokens, max(sequences, streams), fixed) for tokens, sequences in BATCHES]
-    for checkpoint, kind, dtype in pairs(card, engine, model):
+    for checkpoint, kind, dtype in pairs(case):
         if not _allowed(kind, dtype, fixed):
             continue
         group = [
@@ -117,7 +113,7 @@ def configurations(
                 max_num_batched_tokens=tokens,
                 block_tokens=int(fixed.get("block-size", 16)),
                 enforce_eager=bool(fixed.get("enforce-eager", False)),
-                half=not within(card.model.compute_capability, _HAVE_BF16),
+                half=not within(case.capability, _HAVE_BF16),
             )
             for (tokens, sequences), utilization in itertools.product(dict.fromkeys(batches), utilizations)
         ]
@@ -130,24 +126,21 @@ def _batch(tokens: int, sequences: int, fixed: Mapping[str, Any]) -> tuple[int, 
     return tokens, int(fixed.get("max-num-seqs", min(sequences, tokens)))
 
 
-def default_configuration(card: Card, engine: Engine, model: Model, fixed: Mapping[str, Any]) -> Configuration:
+def default_configuration(case: Case) -> Configuration:
     """What is served when nothing is needed in particular: the model's first checkpoint, and what the user set.
 
     Raises:
         BringupError: the card cannot serve it; the message says what it can.
     """
-    groups = configurations(card, engine, model, {"gpu-memory-utilization": UTILIZATIONS[0], **fixed})
-    first = next(
-        (group for group in (next(configurations) for _, configurations in groups) if _is_default(group, model, fixed)), None
-    )
-    if first is not None:
-        return first
+    fixed, engine, model = case.overrides, case.engine, case.model
+    for _, group in configurations(case.model_copy(update={"overrides": {"gpu-memory-utilization": UTILIZATIONS[0], **fixed}})):
+        first = next(group)
+        if _is_default(first, model, fixed):
+            return first
     asked = ", ".join(f"{name} {fixed[name]}" for name in ("quantization", "kv-cache-dtype") if name in fixed)
-    can = "; ".join(
-        dict.fromkeys(f"{kind.precision} weights with kv-cache-dtype {kv.value}" for _, kind, kv in pairs(card, engine, model))
-    )
+    can = "; ".join(dict.fromkeys(f"{kind.precision} weights with kv-cache-dtype {kv.value}" for _, kind, kv in pairs(case)))
     raise BringupError(
-        f"vLLM {engine.version} cannot serve {model.id}{f' with {asked}' if asked else ''} on a {card.model.name}"
+        f"vLLM {engine.version} cannot serve {model.id}{f' with {asked}' if asked else ''} on a {case.card.model.name}"
         + (f"; it can with {can}" if can else "")
     )
 
@@ -163,15 +156,7 @@ def _allowed(kind: WeightKind, dtype: KvDtype, fixed: Mapping[str, Any]) -> bool
     return "quantization" not in fixed or kind.quantization == fixed["quantization"]
 
 
-def solve(
-    card: Card,
-    engine: Engine,
-    calibration: Calibration,
-    model: Model,
-    needs: Sequence[Need],
-    smoke: SmokeSpec,
-    fixed: Mapping[str, Any],
-) -> Solution:
+def solve(case: Case, needs: Sequence[Need]) -> Solution:
     """Find the least harmful configuration that meets all needs.
 
     Raises:
@@ -179,11 +164,11 @@ def solve(
     """
     attempts: list[Attempt] = []
     streams = max((int(need.amount) for need in needs if need.kind == "concurrency"), default=0)
-    for name, group in configurations(card, engine, model, fixed, streams):
+    for name, group in configurations(case, streams):
         best: Attempt | None = None
         for configuration in group:
-            outcome = evaluate(card, engine, calibration, model, configuration)
-            missing = _missing(needs, configuration, outcome, model, smoke)
+            outcome = evaluate(case, configuration)
+            missing = _missing(case, needs, configuration, outcome)
             if missing is None:
                 return Solution(configuration=configuration, outcome=outcome, attempts=tuple(attempts))
             attempt = _attempt(name, outcome, missing)
@@ -191,16 +176,16 @@ def solve(
         if best is not None:
             attempts.append(best)
     wanted = ", ".join(map(str, needs))
-    nothing = f"nothing that vLLM {engine.version} supports on a {card.model.name} meets {wanted}"
+    nothing = f"nothing that vLLM {case.engine.version} supports on a {case.card.model.name} meets {wanted}"
     raise NoWayError(f"{nothing}; {_nearest_miss(attempts)}", tuple(attempts))
 
 
-def _missing(needs: Iterable[Need], configuration: Configuration, outcome: Outcome, model: Model, smoke: SmokeSpec) -> str | None:
+def _missing(case: Case, needs: Iterable[Need], configuration: Configuration, outcome: Outcome) -> str | None:
     if outcome.budget.kv_cache_tokens == 0:
         return "the weights leave no room for a KV cache"
     if outcome.budget.left_bytes < _LEAST_LEFT_BYTES:
         return f"only {outcome.budget.left_bytes // 2**20} MiB of the card would be left"
-    reasons = (shortfall(need, configuration, outcome, model, smoke) for need in needs)
+    reasons = (shortfall(need, configuration, outcome, case.model, case.profile.smoke) for need in needs)
     return next((reason for reason in reasons if reason), None)
 
 

@@ -1,14 +1,12 @@
 """What would meet needs that this host's card cannot: another card of the catalog, or two of the same."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from bringup.catalog import Catalog
-from bringup.catalog.calibration import Calibration
-from bringup.catalog.entries import Engine, GpuModel, Model, SmokeSpec
+from bringup.catalog.entries import GpuModel
 from bringup.hardware import Gpu
 from bringup.needs import Need
-from bringup.plan.configuration import Card, Configuration, Outcome, evaluate
+from bringup.plan.configuration import Card, Case, Configuration, Outcome, evaluate
 from bringup.plan.needs import shortfall
 from bringup.plan.solve import NoWayError, Solution, configurations, solve
 
@@ -16,30 +14,17 @@ _RATES = ("bf16_tflops", "fp16_tflops", "fp8_tflops")
 """Fields of a card that say how fast it calculates."""
 
 
-def what_would_do(
-    card: Card,
-    engine: Engine,
-    catalog: Catalog,
-    model: Model,
-    needs: Sequence[Need],
-    smoke: SmokeSpec,
-    fixed: Mapping[str, Any],
-) -> str:
+def what_would_do(case: Case, needs: Sequence[Need], catalog: Catalog) -> str:
     """Say in words what would meet the needs: the least card of the catalog, and whether two of the present one would.
 
     Args:
-        card: that cannot.
-        engine: the version of vLLM.
-        catalog: whose cards are tried.
-        model: what is served.
+        case: what cannot be served as needed, and where.
         needs: all of which must be met.
-        smoke: the benchmark whose times the needs are about.
-        fixed: options that the user set, by their names in vLLM.
+        catalog: whose cards are tried.
     """
-    other = _least_card(card, engine, catalog, model, needs, smoke, fixed)
-    calibration = catalog.calibration(engine.version, card.model.compute_capability)
-    pair = _pair(card, engine, calibration, model, needs, smoke, fixed)
-    name, ways = card.model.name, []
+    other = _least_card(case, needs, catalog)
+    pair = _pair(case, needs)
+    name, ways = case.card.model.name, []
     if other is not None:
         gpu, found = other
         ways.append(f"{gpu.name} ({_gib(gpu)} GiB, {gpu.bandwidth_gb_s:g} GB/s) with {found.configuration.name}")
@@ -59,25 +44,17 @@ def _gib(gpu: GpuModel) -> int:
     return round(gpu.vram_mib / 1024)
 
 
-def _least_card(
-    card: Card,
-    engine: Engine,
-    catalog: Catalog,
-    model: Model,
-    needs: Sequence[Need],
-    smoke: SmokeSpec,
-    fixed: Mapping[str, Any],
-) -> tuple[GpuModel, Solution] | None:
+def _least_card(case: Case, needs: Sequence[Need], catalog: Catalog) -> tuple[GpuModel, Solution] | None:
     """The card with the least memory that meets the needs: of the present one's family if any does, else of all."""
 
     def rank(gpu: GpuModel) -> tuple[bool, int, float, str]:
         # of equally large cards the slowest is enough, and likely the cheapest
-        return (gpu.family != card.model.family, _gib(gpu), gpu.bandwidth_gb_s, gpu.name)
+        return (gpu.family != case.card.model.family, _gib(gpu), gpu.bandwidth_gb_s, gpu.name)
 
     def way(gpu: GpuModel) -> Solution | None:
         there = Card(gpu=Gpu(pci_address="", pci_id=gpu.pci_ids[0], numa_node=None, kernel_driver=None), model=gpu, index=0)
         try:
-            return solve(there, engine, catalog.calibration(engine.version, gpu.compute_capability), model, needs, smoke, fixed)
+            return solve(case.on(there, catalog.calibration(case.engine.version, gpu.compute_capability)), needs)
         except NoWayError:
             return None
 
@@ -85,7 +62,7 @@ def _least_card(
     capabilities = sorted({gpu.compute_capability for gpu in catalog.gpus})
     hopeful = {name for name in capabilities if way(_best([gpu for gpu in catalog.gpus if gpu.compute_capability == name]))}
     for gpu in sorted(catalog.gpus, key=rank):
-        if gpu.compute_capability in hopeful and gpu != card.model and (found := way(gpu)):
+        if gpu.compute_capability in hopeful and gpu != case.card.model and (found := way(gpu)):
             return gpu, found
     return None
 
@@ -108,29 +85,23 @@ def _best(gpus: Sequence[GpuModel]) -> GpuModel:
     )
 
 
-def _pair(
-    card: Card,
-    engine: Engine,
-    calibration: Calibration,
-    model: Model,
-    needs: Sequence[Need],
-    smoke: SmokeSpec,
-    fixed: Mapping[str, Any],
-) -> Configuration | None:
+def _pair(case: Case, needs: Sequence[Need]) -> Configuration | None:
     """The least harmful configuration with which two such cards would meet the needs; None where there is none."""
+    model = case.model
     if model.heads % 2 or model.kv_heads % 2 or model.intermediate_size % 2:
         return None
-    for _, group in configurations(card, engine, model, fixed):
+    for _, group in configurations(case):
         for configuration in group:
-            outcome = _on_two(card, engine, calibration, model, configuration)
+            outcome = _on_two(case, configuration)
             fits = outcome.budget.kv_cache_tokens > 0 and outcome.budget.left_bytes > 0
-            if fits and not any(shortfall(need, configuration, outcome, model, smoke) for need in needs):
+            if fits and not any(shortfall(need, configuration, outcome, model, case.profile.smoke) for need in needs):
                 return configuration
     return None
 
 
-def _on_two(card: Card, engine: Engine, calibration: Calibration, model: Model, configuration: Configuration) -> Outcome:
+def _on_two(case: Case, configuration: Configuration) -> Outcome:
     """Two cards with tensor parallelism: each holds half of the weights and of the KV heads, and all of the overheads."""
+    card, model = case.card, case.model
     half = model.model_copy(
         update={
             "heads": model.heads // 2,
@@ -146,6 +117,6 @@ def _on_two(card: Card, engine: Engine, calibration: Calibration, model: Model, 
             **{name: 2 * rate for name in _RATES if (rate := getattr(card.model, name)) is not None},
         }
     )
-    memory = evaluate(card, engine, calibration, half, configuration).budget
-    speed = evaluate(card.model_copy(update={"model": both}), engine, calibration, model, configuration).speed
+    memory = evaluate(case.model_copy(update={"model": half}), configuration).budget
+    speed = evaluate(case.on(card.model_copy(update={"model": both}), case.calibration), configuration).speed
     return Outcome(budget=memory, speed=speed)

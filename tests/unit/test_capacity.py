@@ -13,7 +13,7 @@ from bringup.catalog.calibration import Calibration
 from bringup.catalog.engine_rules import kv_dtypes, weight_kinds
 from bringup.catalog.entries import Model
 from bringup.plan.capacity import Batch, KvLayout, MemoryBudget, gpu_budget, kv_bytes_per_token, loaded_bytes
-from bringup.plan.configuration import Card, Configuration, evaluate
+from bringup.plan.configuration import Card, Case, Configuration, evaluate
 from bringup.probe.host import parse_host
 from bringup.recording import recording_named
 from tests.unit.machines import NOW_UNIX_S
@@ -47,7 +47,15 @@ def budget_of(settings: dict[str, Any], model: Model = QWEN) -> MemoryBudget:
         block_tokens=settings.get("block-size", 16),
         enforce_eager=settings.get("enforce-eager", False),
     )
-    return evaluate(h100(), engine, CATALOG.calibration("0.24.0", "9.0"), model, configuration).budget
+    case = Case(
+        card=h100(),
+        engine=engine,
+        calibration=CATALOG.calibration("0.24.0", "9.0"),
+        model=model,
+        profile=CATALOG.profile("interactive"),
+        overrides={},
+    )
+    return evaluate(case, configuration).budget
 
 
 def test_card_as_its_driver_sees_it() -> None:

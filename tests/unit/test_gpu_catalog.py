@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from bringup.catalog import load_catalog
 from bringup.catalog.entries import ARCHITECTURES, GpuModel
 from bringup.errors import BringupError
-from bringup.plan.configuration import Card
+from bringup.plan.configuration import Card, Case
 from bringup.plan.engine import gpu_options
 from tests.unit.machines import bare_workstation
 
@@ -130,7 +130,8 @@ def options(gpu: GpuModel) -> tuple[str, int]:
     engine = CATALOG.engine(None, "cuda")
     calibration = CATALOG.calibration(engine.version, gpu.compute_capability)
     there = Card(gpu=bare_workstation().gpus[0].model_copy(update={"pci_id": gpu.pci_ids[0]}), model=gpu, index=0)
-    planned = gpu_options(there, engine, calibration, model, profile, {}, ())
+    case = Case(card=there, engine=engine, calibration=calibration, model=model, profile=profile, overrides={})
+    planned = gpu_options(case, ())
     (why,) = [decision.why for decision in planned.decisions if decision.key == "gpu-memory-utilization"]
     return why, planned.kv_cache_tokens
 

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from bringup.catalog import load_catalog
 from bringup.errors import BringupError
 from bringup.needs import Need, parse_need
-from bringup.plan.configuration import Card
+from bringup.plan.configuration import Card, Case
 from bringup.plan.solve import NoWayError, Solution, pairs, solve
 from tests.unit.machines import workstation
 
 CATALOG = load_catalog()
 QWEN = CATALOG.model("qwen3-4b")
 ENGINE = CATALOG.engine(None, "cuda")
-SMOKE = CATALOG.profile("interactive").smoke
 
 
 def card(pci_id: str = "10de:2685") -> Card:
@@ -26,11 +25,20 @@ def card(pci_id: str = "10de:2685") -> Card:
     return Card(gpu=workstation().gpus[0].model_copy(update={"pci_id": pci_id}), model=model, index=0)
 
 
-def way(*needs: str, on: str = "10de:2685", **fixed: Any) -> Solution:
+def case(on: str = "10de:2685", **fixed: Any) -> Case:
     there = card(on)
-    calibration = CATALOG.calibration(ENGINE.version, there.model.compute_capability)
-    options = {name.replace("_", "-"): value for name, value in fixed.items()}
-    return solve(there, ENGINE, calibration, QWEN, [parse_need(need) for need in needs], SMOKE, options)
+    return Case(
+        card=there,
+        engine=ENGINE,
+        calibration=CATALOG.calibration(ENGINE.version, there.model.compute_capability),
+        model=QWEN,
+        profile=CATALOG.profile("interactive"),
+        overrides={name.replace("_", "-"): value for name, value in fixed.items()},
+    )
+
+
+def way(*needs: str, on: str = "10de:2685", **fixed: Any) -> Solution:
+    return solve(case(on, **fixed), [parse_need(need) for need in needs])
 
 
 def kind(solution: Solution) -> tuple[str, int, float]:
@@ -102,7 +110,7 @@ def test_longer_context_never_fits_where_a_shorter_one_does_not(tokens: int, mor
 
 
 def test_pairs_are_sorted_by_harm_and_all_can_be_served() -> None:
-    found = pairs(card(), ENGINE, QWEN)
+    found = pairs(case())
     assert (found[0][0].precision, found[0][2].bits) == ("bf16", 16)
     assert (found[-1][0].precision, found[-1][2].bits) == ("int4", 4)
     assert all(dtype.served_by(flashinfer_kernels=False) for _, _, dtype in found)

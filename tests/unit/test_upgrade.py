@@ -8,14 +8,13 @@ from bringup.catalog import load_catalog
 from bringup.catalog.entries import GpuModel, Model
 from bringup.hardware import Gpu
 from bringup.needs import parse_need
-from bringup.plan.configuration import Card
+from bringup.plan.configuration import Card, Case
 from bringup.plan.solve import NoWayError, solve
 from bringup.plan.upgrade import what_would_do
 
 CATALOG = load_catalog()
 QWEN = CATALOG.model("qwen3-4b")
 ENGINE = CATALOG.engine(None, "cuda")
-SMOKE = CATALOG.profile("interactive").smoke
 RTX_4090_D = "10de:2685"
 
 
@@ -31,15 +30,24 @@ def card(model: GpuModel) -> Card:
     )
 
 
+def case(on: GpuModel, model: Model = QWEN, **fixed: Any) -> Case:
+    return Case(
+        card=card(on),
+        engine=ENGINE,
+        calibration=CATALOG.calibration(ENGINE.version, on.compute_capability),
+        model=model,
+        profile=CATALOG.profile("interactive"),
+        overrides={name.replace("_", "-"): value for name, value in fixed.items()},
+    )
+
+
 def advice(*needs: str, on: str = RTX_4090_D, model: Model = QWEN, **fixed: Any) -> str:
-    options = {name.replace("_", "-"): value for name, value in fixed.items()}
-    return what_would_do(card(gpu_model(on)), ENGINE, CATALOG, model, [parse_need(need) for need in needs], SMOKE, options)
+    return what_would_do(case(gpu_model(on), model, **fixed), [parse_need(need) for need in needs], CATALOG)
 
 
 def meets(model: GpuModel, *needs: str) -> bool:
-    calibration = CATALOG.calibration(ENGINE.version, model.compute_capability)
     try:
-        solve(card(model), ENGINE, calibration, QWEN, [parse_need(need) for need in needs], SMOKE, {})
+        solve(case(model), [parse_need(need) for need in needs])
     except NoWayError:
         return False
     return True
@@ -80,9 +88,7 @@ def test_two_cards_halve_the_floor() -> None:
 
 def test_two_cards_hold_more_than_twice_the_tokens_and_not_four_times() -> None:
     """The weights are there once: half on each."""
-    calibration = CATALOG.calibration(ENGINE.version, "8.9")
-    there = card(gpu_model(RTX_4090_D))
-    one = solve(there, ENGINE, calibration, QWEN, [parse_need("context=16K")], SMOKE, {"gpu-memory-utilization": 0.85})
+    one = solve(case(gpu_model(RTX_4090_D), gpu_memory_utilization=0.85), [parse_need("context=16K")])
     tokens = one.outcome.budget.kv_cache_tokens
     fixed = {"gpu_memory_utilization": 0.85, "max_num_batched_tokens": 2048, "max_num_seqs": 256}
     bf16 = "two GeForce RTX 4090 D with bf16 weights, bf16 KV cache (estimate"
