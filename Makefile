@@ -14,7 +14,7 @@ help:
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
 
 setup:
-	@tools/setup.sh
+	@deploys/steps/driver.sh tools/setup.sh
 
 demo: setup
 	@$(BIN)/bringup demo
@@ -23,7 +23,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck -s sh bringup/probe/probe.sh tools/setup.sh
+	$(BIN)/shellcheck -s sh bringup/probe/probe.sh deploys/steps/driver.sh tools/setup.sh
 
 unit: setup
 	$(BIN)/pytest tests/unit

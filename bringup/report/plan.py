@@ -14,6 +14,7 @@ from bringup.errors import BringupError
 from bringup.findings import Finding
 from bringup.findings.host import ORDER
 from bringup.plan.capacity import MemoryBudget
+from bringup.plan.driver import DriverPlan
 from bringup.plan.limits import LineCheck
 from bringup.plan.model import Plan
 from bringup.report.facts import findings_table
@@ -40,6 +41,8 @@ def _verdict(plan: Plan, blockers: Sequence[str]) -> Text:
     text.append(f"  {plan.repository} on {plan.engine}, profile {plan.profile}", style="bold")
     for blocker in blockers:
         text.append(f"\n  {blocker}", style="red")
+    if plan.driver is not None and not plan.driver.blockers:
+        text.append(f"\nfirst     {_driver(plan.driver)}")
     sure = "measured formula" if predicted.calibrated else "not measured on such a card"
     text.append(
         f"\nreaches   {predicted.kv_cache_tokens:,} tokens of KV cache ({sure}): {predicted.requests_of_full_length:g} requests of "
@@ -53,6 +56,13 @@ def _verdict(plan: Plan, blockers: Sequence[str]) -> Text:
             f"answer {predicted.e2e_floor_ms:,g} ms; tokens/s at most {ceiling} streams{load}"
         )
     return text
+
+
+def _driver(driver: DriverPlan) -> str:
+    if driver.state == "absent":
+        return driver.why
+    what = f"version {driver.version}" if driver.version else f"branch {driver.branch}"
+    return f"{what} of the NVIDIA driver is installed or kept ({driver.modules} modules, {driver.build}): {driver.why}"
 
 
 def _shares(memory: MemoryBudget) -> Iterator[tuple[str, int, str]]:
