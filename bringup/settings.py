@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from bringup.catalog import Catalog
 from bringup.catalog.entries import Engine, EngineSetting
@@ -59,6 +59,11 @@ class HostFolderSource(Frozen):
 
     kind: Literal["host-folder"]
     path: AbsolutePath
+
+
+def _branch(value: Any) -> Any:
+    """A branch alone is a number to whoever writes group data, and to `--data`."""
+    return str(value) if isinstance(value, int) else value
 
 
 def _fingerprint(value: str) -> str:
@@ -119,7 +124,7 @@ class Settings(Frozen):
     """Lines that replace the profile's: ``{"ttft_p50_ms": 300}``."""
     nvidia_state: Literal["present", "absent"] = "present"
     """``absent`` takes away the driver that bringup installed, with its repository, pins and holds (deploys/driver.py)."""
-    nvidia_driver: Annotated[str, Field(pattern=r"^[0-9]{3}(\.[0-9]{1,3}){0,2}$")] | None = None
+    nvidia_driver: Annotated[str, BeforeValidator(_branch), Field(pattern=r"^[0-9]{3}(\.[0-9]{1,3}){0,2}$")] | None = None
     """Branch (``580``) or exact version (``580.95.05``) of the driver. None: the least branch that the engine needs, and a working
     driver that is new enough is left alone."""
     nvidia_repository: NvidiaRepository | None = None

@@ -84,7 +84,7 @@ def _repository(context: Context, plan: DriverPlan) -> None:
 def _reasons(context: Context, plan: DriverPlan) -> list[str]:
     """Why the packages are not as the plan has them; empty when they are."""
     facts = context.facts
-    versions = {name: found[0] for name, found in (host.get_fact(DebPackages) or {}).items()}
+    versions = {name: next(iter(found)) for name, found in (host.get_fact(DebPackages) or {}).items()}
     reasons = []
     if facts.system.broken_packages:
         reasons.append(f"half installed: {' '.join(facts.system.broken_packages)}")

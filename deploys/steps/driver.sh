@@ -17,7 +17,7 @@ pins_file=/etc/apt/preferences.d/bringup-nvidia
 # names of the driver's packages, in Ubuntu, Debian and NVIDIA's repository
 ours='^(nvidia-|libnvidia-|linux-(modules|objects|signatures)-nvidia-|xserver-xorg-video-nvidia|libcuda[0-9]|libnvcuvid|libxnvctrl|cuda-drivers|firmware-nvidia|dkms$)'
 work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+trap 'put_back; rm -rf "$work"' EXIT
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -72,7 +72,13 @@ check_repository() {
     -o APT::Update::Error-Mode=any update || explain 'the repository of the driver cannot be used, nothing was changed'
 }
 
+# Waits for whoever works with packages now; what looks half done until then is theirs.
+wait_for_apt() {
+  apt check || ! grep -q 'Could not get lock' "$work/log" || explain 'the packages cannot be changed, and nothing was'
+}
+
 finish_half_done() {
+  wait_for_apt
   [ -n "$(dpkg --audit 2>&1)" ] || return 0
   say 'finishing what an earlier installation left half done'
   { dpkg --configure -a; echo $? > "$work/rc"; } 2>&1 | tee "$work/log"
@@ -100,7 +106,13 @@ kernel_packages() {
   done
 }
 
-put_pins_back() { if [ -e "$work/pins" ]; then cp "$work/pins" "$pins_file"; else rm -f "$pins_file"; fi; }
+# Undoes what the trial changed: pins and holds.
+put_back() {
+  [ -e "$work/trial" ] || return 0
+  if [ -e "$work/pins" ]; then cp "$work/pins" "$pins_file"; else rm -f "$pins_file"; fi
+  # shellcheck disable=SC2046
+  [ ! -s "$work/trial" ] || apt-mark -q hold $(cat "$work/trial") > /dev/null
+}
 
 install_driver() {
   finish_half_done
@@ -109,44 +121,40 @@ install_driver() {
   # shellcheck disable=SC2086 # lists of names
   set -- $packages $per_kernel
 
-  # tried out with the new pins; unless the whole of it is possible, the old ones come back
+  # Tried out with the new pins and without holds, which would keep the branch's packages from moving together; unless the whole
+  # of it is possible, both come back when this script ends.
   [ ! -e "$pins_file" ] || cp "$pins_file" "$work/pins"
+  apt-mark showhold | grep -E "$ours" > "$work/trial"
   printf %s "$pins" | base64 -d > "$pins_file"
+  # shellcheck disable=SC2046
+  [ ! -s "$work/trial" ] || apt-mark -q unhold $(cat "$work/trial") > /dev/null
   for package in $packages; do
     case $package in linux-*) continue ;; esac
     candidate=$(apt-cache policy "$package" 2>/dev/null | sed -n 's/^  Candidate: //p')
     case ${candidate#*:} in
       "$wanted"*) ;;
       '' | '(none)')
-        put_pins_back
         fail "$package is in none of the host's package sources: set nvidia_repository, or enable the component that has it (restricted on Ubuntu)" ;;
       *)
-        put_pins_back
         fail "$package is to be had in version $candidate, not in $wanted*: set nvidia_driver to what there is, or nvidia_repository to a source that has it" ;;
     esac
   done
-  if ! apt-get -q -s -y --allow-downgrades --allow-change-held-packages --no-install-recommends install "$@" > "$work/log" 2>&1; then
-    put_pins_back
+  apt-get -q -s -y --allow-downgrades --no-install-recommends install "$@" > "$work/log" 2>&1 ||
     explain 'apt cannot install the driver, nothing was changed'
-  fi
   foreign=$(sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -Ev "$ours" | tr '\n' ' ')
-  if [ -n "$foreign" ]; then
-    put_pins_back
+  [ -z "$foreign" ] ||
     fail "with the driver apt would remove what is not the driver's ($foreign); nothing was changed: remove or upgrade that first"
-  fi
 
   mkdir -p "$state"; touch "$state/added" "$state/held"
   names > "$work/before"
-  held=$(apt-mark showhold | grep -E "$ours" | tr '\n' ' ')
-  # shellcheck disable=SC2086
-  [ -z "$held" ] || apt-mark -q unhold $held > /dev/null
+  mv "$work/trial" "$work/held_before"
   apt -y --allow-downgrades --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
     install "$@"
   rc=$?
   # also after a failure: what is there now has to be taken away some day
   names | comm -13 "$work/before" - | sort -u - "$state/added" > "$work/added" && cp "$work/added" "$state/added"
   cp "$work/log" "$work/install.log"
-  put_on_hold "$held"
+  put_on_hold "$(cat "$work/held_before")"
   cp "$work/install.log" "$work/log"
   [ "$rc" = 0 ] || explain 'the driver could not be installed'
   [ "$prefix" != linux-headers- ] || build_missing_modules

@@ -1,10 +1,12 @@
-"""A small apt repository with packages named, versioned and tied to each other as NVIDIA's for Debian, signed and served on loopback.
+"""A small apt repository with packages named, versioned and tied to each other as NVIDIA's for Debian, signed, on loopback.
 
 Three branches are there, with open and proprietary modules. Instead of a driver the packages hold what the deploy looks at: DKMS
 "builds" an ELF file whose .modinfo names the version, for each kernel that has headers, and nvidia-smi compares the loaded module
 with its own version, as the real one does.
 """
 
+import datetime
+import email.utils
 import functools
 import gzip
 import hashlib
@@ -31,7 +33,8 @@ version=${source##*/nvidia-}
 case $1 in
 status)
   for dir in /lib/modules/*; do
-    [ -e "$dir/updates/dkms/nvidia.ko" ] && echo "nvidia/$(modinfo -F version "$dir/updates/dkms/nvidia.ko"), ${dir##*/}, x86_64: installed"
+    file=$dir/updates/dkms/nvidia.ko
+    [ -e "$file" ] && echo "nvidia/$(modinfo -F version "$file"), ${dir##*/}, x86_64: installed"
   done
   exit 0 ;;
 autoinstall)
@@ -55,7 +58,7 @@ if [ "$1" = remove ] || [ "$1" = upgrade ]; then dkms remove; fi
 _SMI = """#!/bin/sh
 loaded=$(cat /sys/module/nvidia/version 2>/dev/null)
 if [ -z "$loaded" ]; then
-  echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running."
+  echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
   exit 9
 fi
 if [ "$loaded" != @VERSION@ ]; then
@@ -186,7 +189,8 @@ class NvidiaRepository:
         ).stdout
         (self.folder / "Packages").write_bytes(packages)
         (self.folder / "Packages.gz").write_bytes(gzip.compress(packages, mtime=0))
-        lines = ["Origin: test", "Label: test", "Suite: test", "SHA256:"]
+        now = email.utils.format_datetime(datetime.datetime.now(datetime.UTC))
+        lines = ["Origin: test", "Label: test", "Suite: test", f"Date: {now}", "SHA256:"]
         for name in ("Packages", "Packages.gz"):
             content = (self.folder / name).read_bytes()
             lines.append(f" {hashlib.sha256(content).hexdigest()} {len(content)} {name}")

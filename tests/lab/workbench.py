@@ -1,9 +1,10 @@
 """Makes a throw-away host look like a machine with an RTX 4090 D, so that the driver's step can be tried on it.
 
-Nothing of bringup knows of this. The test puts a unit on the host that, at each boot and before sshd, mounts folders of its own over
-/sys/bus/pci/devices and /sys/module, where the kernel would show the card and its loaded modules. What such a kernel does is done by
-scripts in /usr/local/bin: nouveau takes the card at boot unless the initial RAM disk has the blacklist, modprobe "loads" the module that
-DKMS left, and systemd-detect-virt calls the host a virtual machine. apt, dpkg, systemd, the reboot and all files are real.
+Nothing of bringup knows of this. The test puts a unit on the host that, at each boot and before sshd, mounts folders of its own
+over /sys/bus/pci/devices and /sys/module, where the kernel would show the card and its loaded modules. What such a kernel does is
+done by scripts in /usr/local/bin: nouveau takes the card at boot unless the initial RAM disk has the blacklist, modprobe "loads"
+the module that DKMS left, and systemd-detect-virt calls the host a virtual machine. apt, dpkg, systemd, the reboot and all files
+are real.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ _CARD = "/run/pci/0000:01:00.0"
 _BOOT = f"""#!/bin/sh
 rm -f /run/systemd/container
 mkdir -p {_CARD} /run/module
-printf 0x10de > {_CARD}/vendor; printf 0x030000 > {_CARD}/class; printf 0x2685 > {_CARD}/device
+echo 0x10de > {_CARD}/vendor; echo 0x030000 > {_CARD}/class; echo 0x2685 > {_CARD}/device
 mkdir -p /sys/bus/pci/devices 2>/dev/null
 mount --bind /run/pci /sys/bus/pci/devices
 mount --bind /run/module /sys/module
@@ -33,7 +34,7 @@ exit 0
 """
 _MODPROBE = f"""#!/bin/sh
 [ "$1" = nvidia ] || exit 0
-[ ! -e {_CARD}/driver ] || {{ echo "modprobe: ERROR: could not insert 'nvidia': No such device" >&2; exit 1; }}
+[ ! -L {_CARD}/driver ] || {{ echo "modprobe: ERROR: could not insert 'nvidia': No such device" >&2; exit 1; }}
 file=/lib/modules/{KERNEL}/updates/dkms/nvidia.ko
 [ -e $file ] || {{ echo "modprobe: FATAL: Module nvidia not found in directory /lib/modules/{KERNEL}" >&2; exit 1; }}
 mkdir -p /run/module/nvidia

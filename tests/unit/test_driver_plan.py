@@ -137,6 +137,7 @@ def test_driver_that_is_left_alone(facts: HostFacts, data: dict[str, Any]) -> No
 REPLACED = {
     "too-old": (installed("570.195.03"), {}, 580, None),
     "pinned-to-a-newer-branch": (installed("580.95.05"), {"nvidia_driver": "590"}, 590, None),
+    "pinned-to-a-number": (installed("580.95.05"), {"nvidia_driver": 590}, 590, None),
     "pinned-to-another-version": (installed("580.95.05"), {"nvidia_driver": "580.105.08"}, 580, "580.105.08"),
     # 580.9 is no beginning of 580.95.05
     "pinned-to-a-version-that-looks-alike": (installed("580.95.05"), {"nvidia_driver": "580.9"}, 580, "580.9"),
