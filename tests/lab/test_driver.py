@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import Deployment
+from deployment import BIN, ROOT, Deployment
 from nvidia_repository import KERNEL, OTHER_KERNEL, VERSIONS, NvidiaRepository, make_key, serving
 from workbench import put_card_in, switched_on_again
 
@@ -30,16 +30,18 @@ class Machine:
         self.repository = repository
 
     def deploy(self, *words: str, check: bool = True, dry: bool = False, **data: Any) -> "subprocess.CompletedProcess[str]":
+        return self.deployment.command("pyinfra", "--dry" if dry else "-y", *self._arguments(data), *words, check=check)
+
+    def start(self, **data: Any) -> "subprocess.Popen[bytes]":
+        """The same in the background; whoever starts it ends it."""
+        command = [str(BIN / "pyinfra"), "-y", *self._arguments(data)]
+        return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _arguments(self, data: dict[str, Any]) -> list[str]:
         settings = {"nvidia_repository": self.repository.setting()} | data
-        options = [
-            word
-            for name, value in settings.items()
-            for word in ("--data", f"{name}={value if isinstance(value, str) else json.dumps(value)}")
-        ]
-        mode = "--dry" if dry else "-y"
-        return self.deployment.command(
-            "pyinfra", mode, "inventories/lab.py", "deploys/driver.py", "--limit", "lab1", *options, *words, check=check
-        )
+        values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
+        options = (word for value in values for word in ("--data", value))
+        return ["inventories/lab.py", "deploys/driver.py", "--limit", "lab1", *options]
 
     def ssh(self, script: str, check: bool = True) -> str:
         return self.deployment.ssh(script, check=check)
@@ -74,18 +76,17 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         with switched_on_again(directory):
             before = machine.boot_id()
             machine.ssh("systemctl reboot", check=False)
-            wait_for_boot(machine, before)
+            wait_until(machine, f"! grep -q {before} /proc/sys/kernel/random/boot_id")
             yield machine
         hosts.down(directory=directory)
 
 
-def wait_for_boot(machine: Machine, before: str) -> None:
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit:
-        if (now := machine.ssh("cat /proc/sys/kernel/random/boot_id", check=False).strip()) and now != before:
-            return
-        time.sleep(0.5)
-    pytest.fail("the host did not come back")
+def wait_until(machine: Machine, condition: str, limit_s: float = 60) -> None:
+    """Wait for a shell command on the host to succeed; it may be off meanwhile."""
+    limit = time.monotonic() + limit_s
+    while "holds" not in machine.ssh(f"if {condition}; then echo holds; fi", check=False):
+        assert time.monotonic() < limit, condition
+        time.sleep(0.3)
 
 
 def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
@@ -130,6 +131,25 @@ def test_repository_that_another_key_signed_is_refused(machine: Machine, bare: t
     assert (machine.packages(), machine.files()) == bare
 
 
+def test_running_kernel_without_headers_is_refused_before_anything_is_installed(
+    machine: Machine, bare: tuple[set[str], set[str]]
+) -> None:
+    (headers,) = machine.repository.folder.glob("linux-headers-*.deb")
+    content = headers.read_bytes()
+    headers.unlink()
+    machine.repository.sign()
+    try:
+        run = machine.deploy(check=False)
+    finally:
+        headers.write_bytes(content)
+        machine.repository.sign()
+    assert run.returncode == 1
+    assert f"no package source of the host has linux-headers-{KERNEL}" in run.stderr
+    assert "apt-get dist-upgrade, reboot, run this again" in run.stderr
+    assert machine.packages() == bare[0]
+    assert not any("modprobe.d" in path or "preferences.d" in path for path in machine.files() - bare[1])
+
+
 def test_reboot_that_is_not_allowed_is_asked_for(machine: Machine) -> None:
     before = machine.boot_id()
     run = machine.deploy(check=False, reboot="always-ask")
@@ -156,7 +176,7 @@ def test_whole_branch_is_there_on_hold_and_fenced_off(machine: Machine) -> None:
     assert set(machine.ssh("apt-mark showhold").split()) == driver
     assert '"^nvidia-"' in machine.ssh("apt-config dump Unattended-Upgrade::Package-Blacklist")
     assert "Signed-By: /etc/apt/keyrings/bringup-nvidia.gpg" in machine.ssh("cat /etc/apt/sources.list.d/bringup-nvidia.sources")
-    assert "0 upgraded" in machine.ssh("apt-get -y dist-upgrade")
+    assert "nvidia" not in machine.ssh("apt-get -s dist-upgrade | grep ^Inst || true")
 
 
 def test_second_run_changes_nothing(machine: Machine) -> None:
@@ -208,6 +228,38 @@ def test_lock_that_another_program_keeps_is_named(machine: Machine) -> None:
         assert "(perl)" in run.stderr
     finally:
         machine.ssh("pkill -x perl")
+    assert machine.loaded() == "580.95.05"
+
+
+def test_build_that_fails_is_finished_by_a_repeated_run(machine: Machine) -> None:
+    machine.ssh("touch /etc/dkms-fails")
+    run = machine.deploy(check=False, nvidia_driver="590")
+    assert run.returncode == 1
+    assert "a package's own script failed" in run.stderr
+    assert machine.loaded() == "580.95.05"
+    machine.ssh("rm /etc/dkms-fails")
+    run = machine.deploy(nvidia_driver="590")
+    assert "half installed: nvidia-" in run.stderr
+    assert machine.loaded() == VERSIONS[590]
+    assert changed(machine.deploy("--json", nvidia_driver="590")) == []
+
+
+def test_installation_goes_on_when_the_connection_is_cut(machine: Machine) -> None:
+    machine.ssh("touch /etc/dkms-waits")
+    cut = machine.start(nvidia_driver="580.95.05")
+    try:
+        wait_until(machine, "test -e /run/dkms-is-building")
+    finally:
+        cut.kill()
+        cut.wait()
+    # sshd has noticed
+    wait_until(machine, "test $(pgrep -c sshd) -le 3")
+    machine.ssh("rm /etc/dkms-waits")
+    wait_until(machine, "! pgrep -x apt-get && ! pgrep -x dpkg")
+    assert "nvidia-kernel-open-dkms=580.95.05-1" in machine.packages()
+    assert machine.ssh("dpkg --audit") == ""
+    wait_until(machine, "apt-mark showhold | grep -q nvidia-driver-cuda")
+    machine.deploy(nvidia_driver="580.95.05")
     assert machine.loaded() == "580.95.05"
 
 
