@@ -1,4 +1,4 @@
-"""A small apt repository with packages named, versioned and tied to each other as NVIDIA's for Debian, signed, on loopback.
+"""A small apt repository, signed, on loopback, whose packages are named and tied to each other as NVIDIA's for Debian and Ubuntu's.
 
 Three branches are there, with open and proprietary modules. Instead of a driver the packages hold what the deploy looks at: DKMS
 "builds" an ELF file whose .modinfo names the version, for each kernel that has headers, and nvidia-smi compares the loaded module
@@ -45,7 +45,7 @@ autoinstall)
   while [ -e /etc/dkms-waits ]; do touch /run/dkms-is-building; sleep 0.2; done
   [ -e "$dir/build" ] || { echo "Error! Your kernel headers for kernel $3 cannot be found" >&2; exit 1; }
   mkdir -p "$dir/updates/dkms"; cp "$source/nvidia.ko" "$dir/updates/dkms/nvidia.ko"; echo "built nvidia/$version for $3" ;;
-remove) rm -rf /lib/modules/*/updates/dkms ;;
+remove) rm -rf /lib/modules/*/updates ;;
 esac
 """
 _BUILD_ALL = """#!/bin/sh
@@ -154,6 +154,31 @@ def _driver(version: str) -> list[Package]:
     return packages
 
 
+def _ubuntu_driver(version: str) -> list[Package]:
+    """The same as Ubuntu names it: the branch is part of every name, and branches exclude each other."""
+    branch, package = version[:3], f"{version}-0ubuntu0.24.04.1"
+
+    def one(name: str, kind: str, *needs: str) -> tuple[str, str, tuple[str, ...]]:
+        depends = (f"Depends: {', '.join(needs)}",) if needs else ()
+        return name, package, (*depends, f"Provides: {kind}", f"Conflicts: {kind}", f"Replaces: {kind}")
+
+    same = f"(= {package})"
+    dkms, utils, compute = (
+        f"nvidia-dkms-{branch}-server-open",
+        f"nvidia-utils-{branch}-server",
+        f"libnvidia-compute-{branch}-server",
+    )
+    needs = (f"{dkms} {same}", f"{utils} {same}", f"{compute} {same}")
+    smi = (("usr/bin/nvidia-smi", _SMI.replace("@VERSION@", version).encode(), 0o755),)
+    source = ((f"usr/src/nvidia-{version}/nvidia.ko", module(version), 0o644),)
+    return [
+        Package(*one(f"nvidia-driver-{branch}-server-open", "nvidia-driver-any", *needs)),
+        Package(*one(utils, "nvidia-utils-any"), smi),
+        Package(*one(compute, "libnvidia-compute-any")),
+        Package(*one(dkms, "nvidia-dkms-any", "dkms"), source, (("postinst", _BUILD_ALL), ("prerm", _REMOVE_ALL))),
+    ]
+
+
 def _headers(kernel: str) -> Package:
     hook = _HOOK.replace("@KERNEL@", kernel)
     content = ((f"usr/src/linux-headers-{kernel}/Makefile", b"", 0o644),)
@@ -169,7 +194,9 @@ def standard_packages() -> list[Package]:
     # higher than the distribution's, whose dkms would bring a compiler
     dkms = Package("dkms", "99:3", (), (("usr/sbin/dkms", _DKMS.encode(), 0o755),))
     versions = [*VERSIONS.values(), NEWER_580]
-    return [dkms, _headers(KERNEL), *(package for version in versions for package in _driver(version))]
+    debian = [package for version in versions for package in _driver(version)]
+    ubuntu = [package for version in VERSIONS.values() for package in _ubuntu_driver(version)]
+    return [dkms, _headers(KERNEL), *debian, *ubuntu]
 
 
 @dataclass(frozen=True)

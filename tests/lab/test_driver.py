@@ -56,9 +56,13 @@ class Machine:
         return set(self.ssh("dpkg-query -W -f '${db:Status-Abbrev}${Package}=${Version}\\n' | sed -n 's/^[ih]i *//p'").split())
 
     def files(self) -> set[str]:
-        """All that differs from the base, less what apt and a boot change by themselves."""
-        changing = ("var/lib/apt", "var/cache", "var/lib/dpkg", "root/", "etc/ld.so.cache", "boot/initrd")
-        return {path for path in self.deployment.file_system("lab1") if not path.startswith(changing)}
+        """Every path, and what the files in /etc say, less what apt and a boot change by themselves."""
+        pruned = ("/var/lib/apt", "/var/cache", "/var/lib/dpkg", "/var/lib/systemd", "/var/log", "/root", "/tmp", "/var/tmp")
+        names = " -o ".join(f"-path {path}" for path in pruned)
+        listed = self.ssh(
+            rf"find / -xdev \( {names} \) -prune -o -print; find /etc -type f ! -name ld.so.cache -exec md5sum {{}} +"
+        )
+        return set(listed.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +302,25 @@ def test_absent_leaves_no_trace(machine: Machine, bare: tuple[set[str], set[str]
     assert machine.files() == bare[1]
     assert changed(machine.deploy("--json", nvidia_state="absent")) == []
     assert KERNEL in machine.ssh("cat /root/initramfs.log")
+
+
+def test_ubuntus_packages_switch_branches_by_name(machine: Machine, bare: tuple[set[str], set[str]]) -> None:
+    release = 'ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n'
+    machine.ssh(f"cp -a /etc/os-release /root/os-release && rm /etc/os-release && printf '{release}' > /etc/os-release")
+    machine.deploy()
+    assert machine.loaded() == VERSIONS[580]
+    assert changed(machine.deploy("--json")) == []
+    machine.deploy(nvidia_driver="590")
+    assert machine.loaded() == VERSIONS[590]
+    assert changed(machine.deploy("--json", nvidia_driver="590")) == []
+    names = {
+        "nvidia-driver-590-server-open",
+        "nvidia-utils-590-server",
+        "nvidia-dkms-590-server-open",
+        "libnvidia-compute-590-server",
+    }
+    assert {line.partition("=")[0] for line in machine.packages() if "nvidia" in line} == names
+    assert set(machine.ssh("apt-mark showhold").split()) == names
+    machine.deploy(nvidia_state="absent")
+    machine.ssh("rm /etc/os-release && mv /root/os-release /etc/os-release")
+    assert (machine.packages(), machine.files()) == bare
