@@ -14,7 +14,7 @@ help:
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
 
 setup:
-	@deploys/steps/driver.sh tools/setup.sh
+	@tools/setup.sh
 
 demo: setup
 	@$(BIN)/bringup demo

@@ -177,6 +177,8 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False) -> Cont
     try:
         api_key, nvidia_key = _read_api_key(settings), _read_nvidia_key(settings)
         if driver_only:
+            if isinstance(source, ControlFolderSource):
+                catalog = _with_folder(catalog, settings.model, source.path)
             revision = "not-deployed"
         elif isinstance(source, ControlFolderSource):
             if shutil.which("rsync") is None:

@@ -151,7 +151,23 @@ def test_running_kernel_without_headers_is_refused_before_anything_is_installed(
     assert f"no package source of the host has linux-headers-{KERNEL}" in run.stderr
     assert "apt-get dist-upgrade, reboot, run this again" in run.stderr
     assert machine.packages() == bare[0]
-    assert not any("modprobe.d" in path or "preferences.d" in path for path in machine.files() - bare[1])
+    assert not any(
+        path in machine.files() for path in ("/etc/modprobe.d/bringup-nvidia.conf", "/etc/apt/preferences.d/bringup-nvidia")
+    )
+
+
+def test_mirror_that_delivers_other_files_than_it_names_installs_nothing(machine: Machine, bare: tuple[set[str], set[str]]) -> None:
+    (package,) = machine.repository.folder.glob("libnvidia-compute_580.105.08-1_*.deb")
+    content = package.read_bytes()
+    package.write_bytes(content[:-1] + b"?")
+    try:
+        run = machine.deploy(check=False)
+    finally:
+        package.write_bytes(content)
+    assert run.returncode == 1
+    assert "the mirror delivers other files than its own index names" in run.stderr
+    assert machine.packages() == bare[0]
+    assert "/etc/modprobe.d/bringup-nvidia.conf" not in machine.files()
 
 
 def test_reboot_that_is_not_allowed_is_asked_for(machine: Machine) -> None:
@@ -230,6 +246,7 @@ def test_lock_that_another_program_keeps_is_named(machine: Machine) -> None:
         assert run.returncode == 1
         assert "another program kept apt busy for 3 s" in run.stderr
         assert "(perl)" in run.stderr
+        assert "Waiting for cache lock" in run.stderr
     finally:
         machine.ssh("pkill -x perl")
     assert machine.loaded() == "580.95.05"
