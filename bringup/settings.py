@@ -3,11 +3,12 @@
 import ipaddress
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from bringup.catalog import Catalog
 from bringup.catalog.entries import Engine, EngineSetting
@@ -60,6 +61,32 @@ class HostFolderSource(Frozen):
     path: AbsolutePath
 
 
+def _branch(value: Any) -> Any:
+    """A branch alone is a number to whoever writes group data, and to `--data`."""
+    return str(value) if isinstance(value, int) else value
+
+
+def _fingerprint(value: str) -> str:
+    plain = value.replace(" ", "").upper()
+    if not re.fullmatch(r"[0-9A-F]{40}", plain):
+        raise ValueError("must be an OpenPGP fingerprint of 40 hexadecimal digits, as `gpg --show-keys` prints it")
+    return plain
+
+
+class NvidiaRepository(Frozen):
+    """An apt repository that has the NVIDIA driver: NVIDIA's own for the distribution, a mirror of it, or a folder of the host."""
+
+    uri: Annotated[str, Field(pattern=r"^(https?|file|copy):/[^\s@]+$")]
+    """Without user and password (apt reads those from /etc/apt/auth.conf.d)."""
+    suite: Annotated[str, Field(pattern=r"^[^\s]+$")] = "/"
+    """A name, or a path that ends in a slash for a repository without suites, as NVIDIA's are."""
+    components: tuple[Annotated[str, Field(pattern=r"^[^\s]+$")], ...] = ()
+    key_file: AbsolutePath
+    """File on the control machine with the public key that signs the repository, armoured or not."""
+    fingerprint: Annotated[str, AfterValidator(_fingerprint)]
+    """Of that key, from a source that you trust; the file is refused where it holds another."""
+
+
 def _needs(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         try:
@@ -97,6 +124,18 @@ class Settings(Frozen):
     """What the server must be able to do: ``["context=131072", "concurrency=16@8K"]``; the plan finds the least harmful way."""
     acceptance: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Lines that replace the profile's: ``{"ttft_p50_ms": 300}``."""
+    nvidia_state: Literal["present", "absent"] = "present"
+    """``absent`` takes away the driver that bringup installed, with its repository, pins and holds (deploys/driver.py)."""
+    nvidia_driver: Annotated[str, BeforeValidator(_branch), Field(pattern=r"^[0-9]{3}(\.[0-9]{1,3}){0,2}$")] | None = None
+    """Branch (``580``) or exact version (``580.95.05``) of the driver. None: the least branch that the engine needs, and a working
+    driver that is new enough is left alone."""
+    nvidia_repository: NvidiaRepository | None = None
+    """Where the driver's packages come from; None: the host's own package sources."""
+    reboot: Literal["never", "if-needed", "always-ask"] = "if-needed"
+    """Whether a host may be restarted once where its new driver needs it. ``always-ask`` stops there and asks for ``if-needed``.
+    The control machine itself is never restarted."""
+    apt_wait_s: int = Field(600, ge=0, le=7200)
+    """How long the driver's step waits for another program that uses apt."""
     smoke: Literal["auto", "always", "never"] = "auto"
     """``auto`` runs the smoke benchmark unless this release already passed it on this host."""
     pip_index_url: str | None = None

@@ -23,9 +23,10 @@ from bringup.catalog.config_json import model_from_folder
 from bringup.errors import BringupError
 from bringup.hardware import HostFacts
 from bringup.model_folder import FolderManifest, read_folder
+from bringup.openpgp import dearmored, fingerprints
 from bringup.plan import Plan, make_plan
 from bringup.plan.calibrate import read_calibrations, with_calibrations
-from bringup.plan.preflight import host_blockers, plan_blockers
+from bringup.plan.preflight import driver_blockers, host_blockers, plan_blockers
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, Settings, check_inventory
 from deploys.render import templates_checksum
 from facts.host import HostProbe
@@ -44,6 +45,8 @@ class Context:
     blockers: tuple[str, ...]
     """Why this host cannot be deployed to; the others go on."""
     api_key: str | None = field(repr=False)
+    nvidia_key: bytes | None = field(repr=False)
+    """Key of the driver's repository, without armour; its fingerprint was checked."""
 
     @property
     def rights(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
         for settings in settings_of.values():
             _read_api_key(settings)
             _calibrations(settings.calibration_file)
+            _read_nvidia_key(settings)
     except BringupError as error:
         raise InventoryError(error.message) from None
     return settings_of
@@ -133,8 +137,38 @@ def _with_folder(catalog: Catalog, name: str, path: str) -> Catalog:
     return catalog.with_model(model_from_folder(Path(path)).model_copy(update={"id": name}))
 
 
-def prepare(host: Host, inventory: Inventory) -> Context:
+def _read_nvidia_key(settings: Settings) -> bytes | None:
+    """Read the key of the driver's repository and make sure that it is the one that was meant; None where no repository is set.
+
+    Raises:
+        BringupError: the file cannot be read, or holds another key or more than one.
+    """
+    repository = settings.nvidia_repository
+    if repository is None:
+        return None
+    where = f"nvidia_repository.key_file {repository.key_file}"
+    try:
+        key = dearmored(Path(repository.key_file).read_bytes())
+        found = fingerprints(key)
+    except OSError as error:
+        raise BringupError(f"{where} cannot be read on the control machine: {error}") from error
+    except ValueError as error:
+        raise BringupError(f"{where} is no public key: {error}") from error
+    if found != (repository.fingerprint,):
+        raise BringupError(
+            f"{where} holds {' and '.join(found) or 'no key'}, but nvidia_repository.fingerprint is {repository.fingerprint}: "
+            "take the key that has it, alone in its file"
+        )
+    return key
+
+
+def prepare(host: Host, inventory: Inventory, driver_only: bool = False) -> Context:
     """Validate the inventory, collect this host's facts, and plan.
+
+    Args:
+        host: this host.
+        inventory: all of them.
+        driver_only: nothing but the driver is deployed, so that what else the plan needs does not stand in the way.
 
     Raises:
         InventoryError: something in the inventory is wrong; no host is touched.
@@ -152,10 +186,14 @@ def prepare(host: Host, inventory: Inventory) -> Context:
     manifest = None
     revision: str | None
     plan = None
-    api_key = None
+    api_key = nvidia_key = None
     try:
-        api_key = _read_api_key(settings)
-        if isinstance(source, ControlFolderSource):
+        api_key, nvidia_key = _read_api_key(settings), _read_nvidia_key(settings)
+        if driver_only:
+            if isinstance(source, ControlFolderSource):
+                catalog = _with_folder(catalog, settings.model, source.path)
+            revision = "not-deployed"
+        elif isinstance(source, ControlFolderSource):
             if shutil.which("rsync") is None:
                 blockers.append("rsync is missing on the control machine, which copies the model with it: apt-get install rsync")
             host.log(f"reading {source.path} for its checksums", logger.info)
@@ -169,7 +207,9 @@ def prepare(host: Host, inventory: Inventory) -> Context:
             if not facts.model_folder_holds_model:
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
         plan = make_plan(facts, settings, catalog, revision, templates_checksum(), _fingerprint(api_key) if api_key else None)
-        blockers += plan_blockers(facts, plan)
+        blockers += driver_blockers(facts, plan) if driver_only else plan_blockers(facts, plan)
+        if plan.driver is not None and plan.driver.state == "absent" and not driver_only:
+            blockers.append("nvidia_state is absent, and nothing can be served without the driver: deploys/driver.py removes it")
     except BringupError as error:
         blockers.append(error.message)
     return Context(
@@ -180,4 +220,5 @@ def prepare(host: Host, inventory: Inventory) -> Context:
         manifest=manifest,
         blockers=tuple(blockers),
         api_key=api_key,
+        nvidia_key=nvidia_key,
     )

@@ -17,8 +17,10 @@ from rich.console import Console
 
 from bringup.errors import BringupError
 from bringup.model_folder import fingerprint
+from bringup.plan.driver import DriverPlan
 from bringup.report.load import read_record
 from bringup.report.text import render
+from deploys.activation import ActivateCommand
 
 
 class StreamedCommand(StringCommand):
@@ -72,6 +74,17 @@ def streamed_shell(command: str) -> Generator[StringCommand]:
         streamed_shell(name="Build the engine", command="/opt/bringup/bin/bringup-host build request.json")
     """
     yield StreamedCommand(command)
+
+
+@operation()
+def activate_driver(status_script: str, plan: DriverPlan) -> Generator[StringCommand]:
+    """Load an installed driver, or restart the host for it where that is needed and allowed.
+
+    Example::
+
+        activate_driver(name="Load the driver", status_script="sh -c '…'", plan=plan.driver)
+    """
+    yield ActivateCommand(status_script, plan)
 
 
 @operation()

@@ -10,6 +10,7 @@ bringup/settings.py for every name. The plan decides the rest from the host's ha
 from pyinfra import host, inventory
 
 from deploys.context import prepare
+from deploys.steps.driver import driver
 from deploys.steps.model import model
 from deploys.steps.preflight import preflight
 from deploys.steps.runtime import runtime
@@ -26,6 +27,9 @@ preflight(context, **rights)
 
 if context.plan is not None:
     with context.as_far_as_possible():
+        # NVIDIA's driver, unless one works that is new enough; a reboot if it needs one and may have it
+        driver(context, **rights)
+
         # Debian packages, bringup's tool, the engine in a virtual environment of its own
         runtime(context, **rights)
 

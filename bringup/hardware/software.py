@@ -16,6 +16,8 @@ class KernelModule(Frozen):
     """None: the next boot into this kernel has no driver."""
     dkms: str | None
     """State that DKMS gives for it: ``installed``, ``built``, ``added``, ``broken``; None where it does not manage it."""
+    headers: bool | None = None
+    """Whether what a module is built with is installed; None: not known."""
 
 
 class CudaToolkit(Frozen):
@@ -36,6 +38,12 @@ class NvidiaSoftware(Frozen):
     """Installed packages of the driver: name to version."""
     modules: tuple[KernelModule, ...] = ()
     """One for each installed kernel; empty where kernels are not the host's own (a container)."""
+    run_file: str | None = None
+    """A file that only NVIDIA's .run installer leaves; None where there is none."""
+    managed: bool = False
+    """Whether bringup installed the driver, or began to."""
+    stale_initrds: tuple[str, ...] = ()
+    """Initial RAM disks that were made before bringup's file in /etc/modprobe.d."""
     toolkits: tuple[CudaToolkit, ...] = ()
     xid_errors: tuple[str, ...] = ()
     """Lines of the kernel log in which the driver reports an error of a card (Xid), newest last."""

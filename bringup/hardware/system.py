@@ -49,6 +49,10 @@ class System(Frozen):
     container: str | None = None
     """What the host is a container of (``docker``, ``systemd-nspawn``, ``wsl``…); None on a machine of its own."""
     package_holds: tuple[str, ...] | None = None
+    broken_packages: tuple[str, ...] = ()
+    """Packages that are unpacked or configured by half."""
+    kernel_packages: tuple[str, ...] = ()
+    """Installed packages that follow the kernels of a flavour: ``linux-image-generic-hwe-24.04``, ``linux-image-amd64``."""
     reboot_pending: tuple[str, ...] | None = None
     """Packages that ask for a reboot (``a package`` where none is named); empty where none is pending."""
     unattended_upgrades: bool | None = None

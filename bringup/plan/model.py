@@ -10,6 +10,7 @@ from bringup.findings.finding import Finding
 from bringup.hardware import Frozen
 from bringup.plan.capacity import MemoryBudget
 from bringup.plan.decision import Decision
+from bringup.plan.driver import DriverPlan
 from bringup.plan.host import HostSetting
 from bringup.plan.limits import LineCheck
 
@@ -96,6 +97,8 @@ class Plan(Frozen):
     service: ServicePlan
     sysctls: dict[str, str]
     needs: Needs
+    driver: DriverPlan | None = None
+    """What is done about the driver; None where there is nothing to do, or no card."""
     smoke: SmokePlan
     predicted: Predicted
     checks: tuple[LineCheck, ...]
@@ -130,8 +133,8 @@ class Plan(Frozen):
 
     def record(self) -> str:
         """Return plan.json as it lies in the release folder."""
-        # live values would make the file of an unchanged plan another one
-        live = {"host": {"__all__": {"now", "writable"}}}
+        # live values would make the file of an unchanged plan another one, and the way to a driver ends once it is there
+        live: Any = {"host": {"__all__": {"now", "writable"}}, "driver": True}
         return json.dumps(self.model_dump(mode="json", exclude=live), indent=2, ensure_ascii=False) + "\n"
 
     def changes_from(self, decisions: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from bringup.hardware import HostFacts
 from bringup.needs import parse_need
 from bringup.plan.configuration import Card, Case
 from bringup.plan.decision import Decision
+from bringup.plan.driver import DriverPlan, plan_driver
 from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, EngineOptions, cpu_options, gpu_options
 from bringup.plan.foresight import foresee, foresee_cpu
 from bringup.plan.host import owner_findings, plan_host
@@ -68,6 +69,12 @@ def _card(facts: HostFacts, catalog: Catalog) -> Card | None:
         raise BringupError("no NVIDIA card of this host can serve: each is held for a virtual machine or no longer answers")
     ids = ", ".join(sorted({gpu.pci_id for gpu in facts.gpus}))
     raise BringupError(f"the catalog does not know this host's NVIDIA card ({ids}); add it to bringup/catalog/gpus.yaml")
+
+
+def _driver(facts: HostFacts, settings: Settings, card: Card | None, least_branch: int | None) -> DriverPlan | None:
+    if card is None or least_branch is None:
+        return None
+    return plan_driver(facts, settings, card.gpu, card.model, least_branch)
 
 
 def _revision(settings: Settings, model: Model, options: EngineOptions, given: str | None) -> tuple[str, str]:
@@ -234,6 +241,7 @@ def make_plan(
             min_driver_branch=engine.min_driver_branch,
             apt_packages=engine.apt_packages,
         ),
+        driver=_driver(facts, settings, card, engine.min_driver_branch),
         smoke=SmokePlan(
             prompt=profile.smoke.prompt,
             max_tokens=profile.smoke.max_tokens,

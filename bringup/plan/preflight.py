@@ -76,16 +76,19 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
         blockers.append(
             f"the card at {plan.gpu} is split into instances (MIG), and this version serves whole cards: nvidia-smi -mig 0"
         )
-    branch = plan.needs.min_driver_branch
-    if branch is not None:
-        versions = [gpu.driver_version for gpu in facts.gpus if gpu.driver_version and gpu.pci_address == plan.gpu]
-        if "nvidia-smi" in facts.unknown:
-            blockers.append(f"the NVIDIA driver does not answer: {facts.unknown['nvidia-smi']}")
-        elif not versions:
-            blockers.append(f"no NVIDIA driver runs; install branch {branch} or newer first (this version does not do it yet)")
-        elif int(versions[0].split(".")[0]) < branch:
-            blockers.append(f"the NVIDIA driver is {versions[0]}; {plan.engine} needs branch {branch} or newer")
-    return blockers
+    return [*blockers, *driver_blockers(facts, plan)]
+
+
+def driver_blockers(facts: HostFacts, plan: Plan) -> list[str]:
+    """List what stands in the way of the plan's driver; empty when it works or can be installed."""
+    if plan.driver is not None:
+        return list(plan.driver.blockers)
+    if plan.needs.min_driver_branch is not None and "nvidia-smi" in facts.unknown:
+        return [
+            f"the NVIDIA driver does not answer: {facts.unknown['nvidia-smi']} (reboot the host if the driver was just upgraded; "
+            f"nvidia_driver: '{plan.needs.min_driver_branch}' has bringup install its own)"
+        ]
+    return []
 
 
 def _no_space(facts: HostFacts, plan: Plan) -> list[str]:

@@ -104,7 +104,14 @@ def parse_host(text: str) -> HostFacts:
     service = parse_service(body("service"))
     system = parse_system(reading.sections, container, packages, holds)
     nvidia = parse_nvidia(
-        body("nvidia-module"), packages, body("kernels"), body("dkms"), body("cuda"), body("kernel-log"), os.kernel
+        body("nvidia-module"),
+        packages,
+        body("kernels"),
+        body("dkms"),
+        body("cuda"),
+        body("kernel-log"),
+        os.kernel,
+        body("driver-origin"),
     )
     note("packages", holds is not None, body("packages").strip())
     note("kernel-log", not body("kernel-log").startswith("dmesg "), body("kernel-log").strip())

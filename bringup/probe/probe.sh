@@ -130,8 +130,18 @@ for dir in /lib/modules/*; do
   kernel=${dir##*/}
   [ -e "/boot/vmlinuz-$kernel" ] || [ -e "$dir/vmlinuz" ] || [ "$kernel" = "$(uname -r)" ] || continue
   module=$(find "$dir" -name 'nvidia.ko*' 2>/dev/null | head -n 1)
-  echo "kernel=$kernel module=$module version=$([ -n "$module" ] && modinfo -F version "$module" 2>/dev/null)"
+  headers=no; [ -e "$dir/build" ] && headers=yes
+  echo "kernel=$kernel module=$module version=$([ -n "$module" ] && modinfo -F version "$module" 2>/dev/null) headers=$headers"
 done
+section driver-origin
+for file in /usr/bin/nvidia-uninstall /usr/bin/nvidia-installer /var/lib/nvidia/log; do [ -e "$file" ] && echo "run_file=$file"; done
+for file in /var/lib/bringup/driver/added /etc/apt/sources.list.d/bringup-nvidia.sources; do [ -e "$file" ] && echo managed=yes; done
+if has update-initramfs; then
+  for image in /boot/initrd.img-*; do
+    # shellcheck disable=SC3013 # dash, bash and busybox have -nt
+    [ -e "$image" ] && [ /etc/modprobe.d/bringup-nvidia.conf -nt "$image" ] && echo "stale_initrd=$image"
+  done
+fi
 section dkms; if has dkms; then dkms status 2>/dev/null; fi
 section cuda
 for dir in /usr/local/cuda-[0-9]* /usr/local/cuda /opt/cuda; do
@@ -144,7 +154,7 @@ section packages
 if has dpkg-query; then
   # shellcheck disable=SC2016 # the names in braces are dpkg-query's own
   dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' 2>/dev/null |
-    awk -F '|' '/^h/ || $2 ~ /nvidia|cuda|^unattended-upgrades$/ {print}'
+    awk -F '|' '/^h/ || /^.[UFHWt]/ || $2 ~ /nvidia|cuda|^unattended-upgrades$|^linux-image-[a-z]/ {print}'
 else echo "dpkg-query is not installed"; fi
 section unattended-upgrades
 if has apt-config; then apt-config dump APT::Periodic::Unattended-Upgrade 2>/dev/null; fi

@@ -3,6 +3,7 @@
 from typing import Literal, cast
 
 from bringup.hardware import Board, Disk, OperatingSystem, System
+from bringup.probe.nvidia import parse_broken_packages, parse_kernel_packages
 from bringup.probe.sections import key_values
 
 _CONTAINERS = (
@@ -127,6 +128,8 @@ def parse_system(
         clock_synchronized={"yes": True, "no": False}.get(time.get("NTPSynchronized", "")),
         container=container,
         package_holds=holds,
+        broken_packages=parse_broken_packages(body("packages")),
+        kernel_packages=parse_kernel_packages(packages),
         reboot_pending=_reboot(body("reboot")),
         unattended_upgrades=_unattended(body("unattended-upgrades"), packages),
     )

@@ -16,6 +16,7 @@ from bringup.findings import Finding
 from bringup.findings.host import ORDER
 from bringup.plan.capacity import MemoryBudget
 from bringup.plan.decision import Decision
+from bringup.plan.driver import DriverPlan
 from bringup.plan.host import HostSetting
 from bringup.plan.model import Plan
 
@@ -82,11 +83,20 @@ def _verdict(plan: Plan, blockers: Sequence[str], card_name: str | None) -> Text
     return text
 
 
+def _driver(driver: DriverPlan) -> str:
+    if driver.state == "absent":
+        return driver.why
+    what = f"version {driver.version}" if driver.version else f"branch {driver.branch}"
+    return f"{what} of the NVIDIA driver is installed or kept ({driver.modules} modules, {driver.build}): {driver.why}"
+
+
 def _summary(plan: Plan) -> RenderableType:
     """What it reaches and what limits it."""
     predicted, memory = plan.predicted, plan.predicted.memory
     planned = int(plan.vllm["max-model-len"])
     rows = Table.grid(padding=(0, 2))
+    if plan.driver is not None and not plan.driver.blockers:
+        rows.add_row("first", _driver(plan.driver))
     starts = f"the server would start with up to {predicted.max_model_len:,}"
     rows.add_row("context", f"{planned:,} tokens a request ({_context_limit(plan)}); {starts}")
     held = (

@@ -48,8 +48,11 @@ def operations(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]
 def test_replay_plans_every_step_in_order(replay: "subprocess.CompletedProcess[str]") -> None:
     names = [operation["name"] for operation in operations(replay)]
     steps = [name.partition(" | ")[0] for name in names]
-    assert list(dict.fromkeys(steps)) == ["Preflight", "Runtime", "Model", "Tuning", "Service", "Smoke"]
+    assert list(dict.fromkeys(steps)) == ["Driver", "Runtime", "Model", "Tuning", "Service", "Smoke"]
     milestones = [
+        "Install nvidia-driver-580-server-open nvidia-utils-580-server nvidia-dkms-580-server-open linux-headers-generic",
+        "Write /etc/modprobe.d/bringup-nvidia.conf",
+        "Load the driver, or reboot for it",
         "Install Debian packages",
         "Put bringup-host",
         "Build vllm-0.33.0-cuda",
@@ -64,11 +67,9 @@ def test_replay_plans_every_step_in_order(replay: "subprocess.CompletedProcess[s
     assert found == sorted(found)
 
 
-def test_replay_is_refused_for_the_missing_driver_alone(replay: "subprocess.CompletedProcess[str]") -> None:
+def test_replay_is_not_refused_for_the_missing_driver(replay: "subprocess.CompletedProcess[str]") -> None:
     result = read_plan(operations(replay), all_hosts_looked_at=True)
-    (refused,) = result.refused
-    assert "no NVIDIA driver runs" in refused.operation
-    assert refused.hosts == (HOST,)
+    assert result.refused == ()
     assert len(result.drifts) > 20  # a bare host: nearly everything else is still to be done, and shown
 
 
@@ -220,3 +221,55 @@ def test_start_script_runs_the_bundle(tmp_path: Path) -> None:
     done = subprocess.run([str(script), "switch", "no such release"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "release no such release is not on this host" in done.stdout
+
+
+# --- the driver
+
+
+def key_of(tmp_path: Path) -> tuple[Path, str]:
+    """A key made for the test, and its fingerprint."""
+    home = tmp_path / "gpg"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", ""]
+    subprocess.run([*gpg, "--quick-generate-key", "test@example.org", "ed25519", "sign", "never"], check=True, timeout=60)
+    armoured = subprocess.run([*gpg, "--armor", "--export"], check=True, capture_output=True, timeout=60).stdout
+    listed = subprocess.run([*gpg, "--with-colons", "--list-keys"], check=True, capture_output=True, text=True, timeout=60).stdout
+    (tmp_path / "key.asc").write_bytes(armoured)
+    return tmp_path / "key.asc", next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
+
+
+needs_gpg = pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg, which makes the repository's key, is not installed")
+
+
+def driver_dry_run(**data: Any) -> "subprocess.CompletedProcess[str]":
+    pyinfra = Path(sys.executable).parent / "pyinfra"
+    settings = [word for name, value in data.items() for word in ("--data", f"{name}={value}")]
+    command = [str(pyinfra), HOST, "deploys/driver.py", "--dry", "--diff", "--json", *settings]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True, timeout=60)
+
+
+@needs_gpg
+def test_driver_alone_from_a_repository_of_ones_own(tmp_path: Path) -> None:
+    key, fingerprint = key_of(tmp_path)
+    repository = {"uri": "http://mirror.example/u", "suite": "noble", "components": ["main"], "key_file": str(key)}
+    done = driver_dry_run(nvidia_repository=json.dumps(repository | {"fingerprint": fingerprint}))
+    names = [operation["name"] for operation in operations(done) if operation["hosts_with_change"]]
+    assert {name.partition(" | ")[0] for name in names} == {"Driver"}
+    assert "Try out the driver's repository http://mirror.example/u" in names[0]
+    for line in ("+ URIs: http://mirror.example/u", "+ Suites: noble", "+ Components: main"):
+        assert line in done.stderr
+    assert "+ Signed-By: /etc/apt/keyrings/bringup-nvidia.gpg" in done.stderr
+
+
+@needs_gpg
+def test_key_that_is_not_the_one_that_was_meant_is_refused_before_any_host_is_touched(tmp_path: Path) -> None:
+    key, fingerprint = key_of(tmp_path)
+    repository = {"uri": "http://mirror.example/u", "key_file": str(key), "fingerprint": "0" * 40}
+    done = driver_dry_run(nvidia_repository=json.dumps(repository))
+    assert done.returncode == 1
+    assert f"holds {fingerprint}, but nvidia_repository.fingerprint is {'0' * 40}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_absent_is_for_the_drivers_own_deploy(tmp_path: Path) -> None:
+    assert operations(driver_dry_run(nvidia_state="absent")) == []

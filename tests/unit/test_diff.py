@@ -73,9 +73,9 @@ def bringup_diff(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str
 
 
 def test_command_says_that_a_host_would_be_refused() -> None:
-    done = bringup_diff(ROOT, "@replay/4090d-workstation")
+    done = bringup_diff(ROOT, "@replay/4090d-workstation", "--data", "nvidia_driver=570")
     assert done.returncode == 1
-    assert "no NVIDIA driver runs" in " ".join(done.stdout.split())
+    assert "branch 570" in " ".join(done.stdout.split())
     assert "a host would be refused" in done.stdout
 
 

@@ -115,7 +115,7 @@ def test_host_that_does_not_answer_is_named_and_the_others_are_shown() -> None:
 def test_plan_of_a_recording() -> None:
     result = run("plan", "--recording", "4090d-workstation")
     assert result.exit_code == 0
-    for words in ("would be refused", "no NVIDIA driver runs", "max-model-len", "impossible", "nouveau"):
+    for words in ("fits", "branch 580 of the NVIDIA driver", "max-model-len", "impossible", "nouveau"):
         assert words in result.output
     plan = json.loads(run("plan", "--recording", "4090d-workstation", "--json").stdout)
     assert plan["vllm"]["max-model-len"] == 32768

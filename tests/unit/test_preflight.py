@@ -121,27 +121,6 @@ def test_host_that_is_short_of_something_is_blocked(facts: dict[str, Any], said:
         assert part in blocker
 
 
-@pytest.mark.parametrize("version", ["580.95.05", "580", "590.44.01"])
-def test_driver_that_is_new_enough(version: str) -> None:
-    assert blockers_of({}, host=workstation(version)) == []
-
-
-def test_driver_that_is_too_old() -> None:
-    (blocker,) = blockers_of({}, host=workstation("575.64.03"))
-    assert "575.64.03" in blocker
-    assert "branch 580 or newer" in blocker
-
-
-def test_no_driver_yet() -> None:
-    (blocker,) = blockers_of({}, host=bare_workstation())
-    assert "install branch 580 or newer" in blocker
-
-
-def test_driver_that_does_not_answer() -> None:
-    (blocker,) = blockers_of({"unknown": {"nvidia-smi": "couldn't communicate with the NVIDIA driver"}}, host=workstation(None))
-    assert "does not answer: couldn't communicate" in blocker
-
-
 def test_host_without_a_card_needs_no_driver() -> None:
     source = {"kind": "host-folder", "path": "/srv/model"}
     settings = Settings.model_validate({"profile": "cpu-demo", "model": "smollm2-135m", "model_source": source})

@@ -1,0 +1,215 @@
+"""Which NVIDIA driver a host gets, from which packages, and what stands in the way of it."""
+
+import re
+from typing import Literal
+
+from bringup.catalog.entries import GpuModel
+from bringup.hardware import Frozen, Gpu, HostFacts
+from bringup.settings import NvidiaRepository, Settings
+
+_OPEN_FROM = (7, 5)
+"""Turing: NVIDIA's open kernel modules take cards with a GSP (Driver Installation Guide, Kernel Modules)."""
+_OPEN_ONLY_FROM = (10, 0)
+"""Blackwell: the closed modules do not know it (same source)."""
+_LAST_BRANCH_BEFORE_TURING = 580
+"""Later branches dropped Maxwell, Pascal and Volta (release notes of 590)."""
+_DRIVER_PACKAGES = ("nvidia-", "libnvidia-", "linux-modules-nvidia-")
+_SIGNED_BY_CANONICAL = "linux-modules-nvidia-"
+
+
+class DriverPlan(Frozen):
+    """What is done about the driver of a host."""
+
+    state: Literal["present", "absent"]
+    branch: int
+    version: str | None = None
+    """Exact version, or how it begins; None takes the newest of the branch."""
+    modules: Literal["open", "proprietary"] = "open"
+    build: Literal["dkms", "signed"] = "dkms"
+    """Built on the host for each kernel, or as the distribution built and signed them."""
+    packages: tuple[str, ...] = ()
+    """Installed in one transaction."""
+    kernel_package_prefix: str = ""
+    """What is needed once for each installed kernel; the kernel's release follows the prefix."""
+    hold: bool = True
+    """Whether the driver's packages are put on hold."""
+    fence: tuple[str, ...] = ()
+    """Beginnings of the names of packages that unattended-upgrades must leave alone."""
+    repository: NvidiaRepository | None = None
+    reboot: Literal["never", "if-needed", "always-ask"] = "if-needed"
+    why: str
+    blockers: tuple[str, ...] = ()
+    """What must be mended by somebody before anything is installed, each with the ways out."""
+
+    @property
+    def wanted_version(self) -> str:
+        """How the version of each of the driver's packages begins: ``580.`` or the exact version that was asked for."""
+        return self.version or f"{self.branch}."
+
+    def is_met_by(self, version: str) -> bool:
+        """Whether a version of the driver is one that this plan asks for."""
+        return f"{version}.".startswith(f"{self.wanted_version.rstrip('.')}.")
+
+
+def plan_driver(facts: HostFacts, settings: Settings, gpu: Gpu, card: GpuModel, least_branch: int) -> DriverPlan | None:
+    """Plan the driver of one host; None where there is nothing to do about it.
+
+    A driver that works, is new enough and was installed by somebody else is left alone, unless another one is asked for.
+
+    Args:
+        facts: the host.
+        settings: what the inventory says of it.
+        gpu: the card that serves.
+        card: what the catalog knows of it.
+        least_branch: the engine's need.
+    """
+    if settings.nvidia_state == "absent":
+        return _absence(facts, settings)
+    running = gpu.driver_version if "nvidia-smi" not in facts.unknown else None
+    pinned = settings.nvidia_driver
+    branch = int(pinned.split(".")[0]) if pinned else least_branch
+    new_enough = running is not None and int(running.split(".")[0]) >= least_branch
+    if new_enough and running is not None and not facts.nvidia.managed and (pinned is None or _begins(running, pinned)):
+        return None
+    if running is None and gpu.kernel_driver == "nvidia" and not facts.nvidia.managed and pinned is None:
+        return None  # somebody else's driver that does not answer: no installation mends that
+    compute = _compute(card)
+    modules: Literal["open", "proprietary"] = "open" if compute >= _OPEN_FROM else "proprietary"
+    signed = facts.os.id == "ubuntu" and facts.system.secure_boot is True
+    plan = DriverPlan(
+        state="present",
+        branch=branch,
+        version=pinned if pinned and "." in pinned else None,
+        modules=modules,
+        build="signed" if signed else "dkms",
+        packages=_packages(facts, branch, modules, signed),
+        kernel_package_prefix=_kernel_package_prefix(branch, modules, signed),
+        # signed modules come with the kernel's updates and need the very version of the rest: held back, they would leave the
+        # next kernel without a driver
+        hold=not signed,
+        fence=(*_DRIVER_PACKAGES, "linux-") if signed else _DRIVER_PACKAGES,
+        repository=settings.nvidia_repository,
+        reboot=settings.reboot,
+        why=_why(running, pinned, least_branch, facts.nvidia.managed),
+    )
+    return plan.model_copy(update={"blockers": tuple(_blockers(facts, plan, running, compute, least_branch))})
+
+
+def _absence(facts: HostFacts, settings: Settings) -> DriverPlan | None:
+    if not facts.nvidia.managed:
+        return None
+    blockers = []
+    if facts.service_state not in ("absent", "inactive", "failed"):
+        blockers.append(
+            "vllm.service serves with the driver that is to be removed: systemctl disable --now vllm.service first, after its "
+            "users went elsewhere"
+        )
+    why = "nvidia_state is absent: what bringup installed is taken away"
+    return DriverPlan(state="absent", branch=0, reboot=settings.reboot, why=why, blockers=tuple(blockers))
+
+
+def _begins(version: str, wanted: str) -> bool:
+    return f"{version}.".startswith(f"{wanted}.")
+
+
+def _compute(card: GpuModel) -> tuple[int, int]:
+    major, _, minor = card.compute_capability.partition(".")
+    return int(major), int(minor)
+
+
+def _why(running: str | None, pinned: str | None, least_branch: int, managed: bool) -> str:
+    if pinned is not None:
+        return f"nvidia_driver is {pinned}"
+    need = f"the engine needs branch {least_branch} or newer (NVIDIA's CUDA release notes: CUDA 13.0 needs 580)"
+    if running is None:
+        return f"no driver runs; {need}"
+    return f"bringup installed {running} and keeps it" if managed else f"the driver is {running}; {need}"
+
+
+def _flavours(facts: HostFacts) -> tuple[str, ...]:
+    """The kernel flavours that the host follows: ``generic-hwe-24.04``, ``amd64``; empty where its kernel is nobody's."""
+    named = tuple(package.removeprefix("linux-image-") for package in facts.system.kernel_packages)
+    if named:
+        return named
+    # 6.8.0-88-generic and 6.1.0-30-amd64; a recording of before may lack the packages
+    match = re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+-[0-9]+-([a-z][a-z0-9-]*)", facts.os.kernel)
+    return (match[1],) if match else ()
+
+
+def _packages(facts: HostFacts, branch: int, modules: str, signed: bool) -> tuple[str, ...]:
+    """Names as the distribution's own packages have them (Ubuntu), or NVIDIA's repository (Debian: compute-only installation of the
+    Driver Installation Guide; its packages carry the branch in their versions alone)."""
+    flavours = _flavours(facts)
+    if facts.os.id == "ubuntu":
+        kind = f"{branch}-server-open" if modules == "open" else f"{branch}-server"
+        driver = [f"nvidia-driver-{kind}", f"nvidia-utils-{branch}-server"]
+        if signed:
+            return (*driver, *(f"{_SIGNED_BY_CANONICAL}{kind}-{flavour}" for flavour in flavours))
+        driver.append(f"nvidia-dkms-{kind}")
+    else:
+        driver = ["nvidia-driver-cuda", "nvidia-kernel-open-dkms" if modules == "open" else "nvidia-kernel-dkms"]
+    # so that the next kernel has its headers too, and DKMS builds for it
+    return (*driver, *(f"linux-headers-{flavour}" for flavour in flavours))
+
+
+def _kernel_package_prefix(branch: int, modules: str, signed: bool) -> str:
+    if not signed:
+        return "linux-headers-"
+    return f"{_SIGNED_BY_CANONICAL}{branch}-server-open-" if modules == "open" else f"{_SIGNED_BY_CANONICAL}{branch}-server-"
+
+
+def _blockers(facts: HostFacts, plan: DriverPlan, running: str | None, compute: tuple[int, int], least_branch: int) -> list[str]:
+    has = f"the NVIDIA driver is {running}" if running else "no NVIDIA driver runs"
+    needs = f"branch {least_branch} or newer is needed"
+    if plan.branch < least_branch:
+        return [f"nvidia_driver asks for branch {plan.branch}, but {needs} for the engine: name a newer one, or another engine"]
+    if facts.system.container is not None:
+        text = f"{has}, and {needs}; this is a container ({facts.system.container}), whose driver is its machine's"
+        return [f"{text}: that machine's owner must install it there"]
+    if facts.os.id not in ("debian", "ubuntu") or facts.system.package_holds is None:
+        return [f"{has}, and {needs}; bringup installs it with apt, which this host does not have: install it by hand"]
+    if facts.nvidia.run_file is not None:
+        return [
+            f"{has}, and {needs}; the one that is there came from NVIDIA's .run installer ({facts.nvidia.run_file}), whose files "
+            "packages would overwrite by half: run `nvidia-uninstall`, remove /var/lib/nvidia, reboot, then run bringup again"
+        ]
+    if running and not any(name.startswith(_DRIVER_PACKAGES) for name in facts.nvidia.packages):
+        return [
+            f"{has}, and {needs}; it was not installed from packages, so bringup cannot replace it: remove it the way it came, "
+            f"or install branch {least_branch} or newer yourself"
+        ]
+    return [*_card_blockers(plan, compute), *_source_blockers(facts, plan, has)]
+
+
+def _card_blockers(plan: DriverPlan, compute: tuple[int, int]) -> list[str]:
+    if plan.modules == "proprietary" and plan.branch > _LAST_BRANCH_BEFORE_TURING:
+        return [
+            f"branch {plan.branch} does not know a card of compute capability {compute[0]}.{compute[1]}: "
+            f"{_LAST_BRANCH_BEFORE_TURING} is the last that does (nvidia_driver)"
+        ]
+    if compute >= _OPEN_ONLY_FROM and plan.branch < 570:
+        return [f"branch {plan.branch} does not know this card: Blackwell needs 570 or newer (nvidia_driver)"]
+    return []
+
+
+def _source_blockers(facts: HostFacts, plan: DriverPlan, has: str) -> list[str]:
+    blockers = []
+    if facts.system.secure_boot and plan.build == "dkms":
+        blockers.append(
+            f"{has}, and Secure Boot is on: it would refuse modules that are built here, since no key of this machine signs them. "
+            "Switch Secure Boot off in the firmware; or enrol a key of yours for DKMS (mokutil --import), install the driver "
+            "yourself and run bringup again; or take Ubuntu, whose modules are signed"
+        )
+    from_distribution = facts.os.id == "ubuntu"
+    there = any(name.startswith("nvidia-driver-cuda") for name in facts.nvidia.packages)
+    if plan.repository is None and not from_distribution and not there:
+        blockers.append(
+            f"{has}; {facts.os.name} itself has no driver of branch {plan.branch}: set nvidia_repository to NVIDIA's CUDA "
+            "repository for this distribution, or to a mirror of it, with its key and the key's fingerprint"
+        )
+    if facts.system.secure_boot and plan.build == "signed" and not _flavours(facts):
+        blockers.append(
+            f"Secure Boot is on, and kernel {facts.os.kernel} is none of Ubuntu's, for which signed modules exist: boot one of "
+            "them, or switch Secure Boot off in the firmware"
+        )
+    return blockers

@@ -1,0 +1,109 @@
+"""Loads an installed driver, or restarts the host for it where that is needed and allowed, and checks what runs then."""
+
+import time
+from typing import Any
+
+from pyinfra import logger
+from pyinfra.api import Host, StringCommand
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.connectors.local import LocalConnector
+from pyinfra.connectors.util import CommandOutput
+
+from bringup.plan.driver import DriverPlan
+from bringup.plan.driver_activation import Activation, activation
+from bringup.probe.driver_status import DriverStatus, parse_driver_status
+
+_BOOT_LIMIT_S = 900
+"""A server with much memory tests it for minutes before it boots."""
+_NO_ANSWER_S = 5
+"""Between attempts to reach a host that boots."""
+
+
+class ActivateCommand(StringCommand):
+    """From an installed driver to one that runs; one restart at most, and none of the control machine."""
+
+    def __init__(self, status_script: str, plan: DriverPlan) -> None:
+        """Take the script that prints the driver's status, and what is to run."""
+        super().__init__(status_script)
+        self.status_script = status_script
+        self.plan = plan
+
+    def execute(self, state: Any, host: Host, connector_arguments: Any) -> tuple[bool, CommandOutput]:
+        """Do what it takes; a failure says what is left to be done and by whom."""
+        status = self._status(host, connector_arguments)
+        due = activation(self.plan, status)
+        if due.step == "load":
+            ok, output = self._run(host, "modprobe nvidia", connector_arguments)
+            status = self._status(host, connector_arguments)
+            if not ok or status.loaded is None:
+                said = " ".join(line.line for line in output.output_lines)
+                return self._failed(host, f"the driver is installed, but its module does not load: {said} (see dmesg on the host)")
+            due = activation(self.plan, status)
+        if due.step == "reboot":
+            if refusal := self._refusal(host):
+                return self._failed(host, f"a reboot is due: {due.why}. {refusal}")
+            self._reboot(host, status, due, connector_arguments)
+            due = activation(self.plan, self._after(host, status, connector_arguments))
+            if due.step == "load":
+                self._run(host, "modprobe nvidia", connector_arguments)
+                due = activation(self.plan, self._status(host, connector_arguments))
+            if due.step != "done":
+                return self._failed(host, f"the host was rebooted, and still: {due.why}")
+        if due.step != "done":
+            return self._failed(host, due.why)
+        host.log(due.why, logger.info)
+        return True, CommandOutput([])
+
+    def _failed(self, host: Host, why: str) -> tuple[bool, CommandOutput]:
+        host.log(f"error: {why}", logger.error)
+        return False, CommandOutput([])
+
+    def _refusal(self, host: Host) -> str | None:
+        if isinstance(host.connector, LocalConnector):
+            return "This is the machine that bringup runs on, which it never restarts: reboot it, then run this again"
+        if self.plan.reboot == "never":
+            return "reboot is 'never': reboot the host, then run this again"
+        if self.plan.reboot == "always-ask":
+            return "May it be restarted now? Then run this again with --data reboot=if-needed; or reboot it yourself first"
+        return None
+
+    def _run(self, host: Host, command: str, connector_arguments: Any) -> tuple[bool, CommandOutput]:
+        return host.run_shell_command(StringCommand("sh", "-c", f"'{command}'"), **connector_arguments)
+
+    def _status(self, host: Host, connector_arguments: Any) -> DriverStatus:
+        _, output = host.run_shell_command(StringCommand(self.status_script), **connector_arguments)
+        return parse_driver_status("\n".join(output.stdout_lines))
+
+    def _reboot(self, host: Host, status: DriverStatus, due: Activation, connector_arguments: Any) -> None:
+        if status.serving:
+            host.log("stopping vllm.service, so that its running answers end first", logger.info)
+            self._run(host, "systemctl stop vllm.service", connector_arguments)
+        host.log(f"restarting the host: {due.why}", logger.warning)
+        # detached, so that the connection ends before the host does
+        self._run(host, "(sleep 1; systemctl reboot) </dev/null >/dev/null 2>&1 &", connector_arguments)
+        host.disconnect()
+
+    def _after(self, host: Host, before: DriverStatus, connector_arguments: Any) -> DriverStatus:
+        """Wait for the host's next boot; its id tells it from the last one.
+
+        Raises:
+            ConnectError: it does not come back in time.
+        """
+        limit = time.monotonic() + _BOOT_LIMIT_S
+        while time.monotonic() < limit:
+            time.sleep(_NO_ANSWER_S)
+            try:
+                # not host.connect, which would count each attempt as the host's failure
+                host.connector.connect()
+                host.connected = True
+                status = self._status(host, connector_arguments)
+            except (ConnectError, ValueError, OSError):
+                host.disconnect()
+                continue
+            if status.boot_id != before.boot_id:
+                return status
+            host.disconnect()
+        raise ConnectError(
+            f"the host did not come back within {_BOOT_LIMIT_S} s after its restart: look at its console; the driver is installed, "
+            "and a repeated run goes on from there"
+        )

@@ -1,0 +1,272 @@
+"""A small apt repository, signed, on loopback, whose packages are named and tied to each other as NVIDIA's for Debian and Ubuntu's.
+
+Three branches are there, with open and proprietary modules. Instead of a driver the packages hold what the deploy looks at: DKMS
+"builds" an ELF file whose .modinfo names the version, for each kernel that has headers, and nvidia-smi compares the loaded module
+with its own version, as the real one does.
+"""
+
+import datetime
+import email.utils
+import functools
+import gzip
+import hashlib
+import http.server
+import platform
+import struct
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+VERSIONS = {570: "570.195.03", 580: "580.95.05", 590: "590.44.01"}
+NEWER_580 = "580.105.08"
+KERNEL = platform.release()
+OTHER_KERNEL = "6.1.0-40-amd64"
+
+_DKMS = r"""#!/bin/sh
+# What of DKMS the deploy and the packages use: status, autoinstall -k, remove.
+source=$(ls -d /usr/src/nvidia-* 2>/dev/null | head -n 1)
+version=${source##*/nvidia-}
+case $1 in
+status)
+  for dir in /lib/modules/*; do
+    file=$dir/updates/dkms/nvidia.ko
+    [ -e "$file" ] && echo "nvidia/$(modinfo -F version "$file"), ${dir##*/}, x86_64: installed"
+  done
+  exit 0 ;;
+autoinstall)
+  [ -n "$source" ] || exit 0
+  dir=/lib/modules/$3
+  # what a test asks for: a build that fails, or one that lasts
+  [ ! -e /etc/dkms-fails ] || { echo "Error! Bad return status for module build on kernel: $3" >&2; exit 10; }
+  while [ -e /etc/dkms-waits ]; do touch /run/dkms-is-building; sleep 0.2; done
+  [ -e "$dir/build" ] || { echo "Error! Your kernel headers for kernel $3 cannot be found" >&2; exit 1; }
+  mkdir -p "$dir/updates/dkms"; cp "$source/nvidia.ko" "$dir/updates/dkms/nvidia.ko"; echo "built nvidia/$version for $3" ;;
+remove) rm -rf /lib/modules/*/updates ;;
+esac
+"""
+_BUILD_ALL = """#!/bin/sh
+set -e
+for dir in /lib/modules/*; do
+  [ -e "$dir/build" ] || { echo "no headers for ${dir##*/}: skipped"; continue; }
+  dkms autoinstall -k "${dir##*/}"
+done
+"""
+_REMOVE_ALL = """#!/bin/sh
+if [ "$1" = remove ] || [ "$1" = upgrade ]; then dkms remove; fi
+"""
+_SMI = """#!/bin/sh
+loaded=$(cat /sys/module/nvidia/version 2>/dev/null)
+if [ -z "$loaded" ]; then
+  echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+  exit 9
+fi
+if [ "$loaded" != @VERSION@ ]; then
+  echo "Failed to initialize NVML: Driver/library version mismatch"; echo "NVML library version: @VERSION@"; exit 18
+fi
+case "$*" in
+*driver_version\\ --format=csv,noheader) echo @VERSION@ ;;
+*pci.bus_id*) echo "00000000:01:00.0, NVIDIA GeForce RTX 4090 D, 24564, @VERSION@" ;;
+esac
+"""
+_HOOK = """#!/bin/sh
+# as DKMS' own hook in /etc/kernel/header_postinst.d
+if command -v dkms >/dev/null; then dkms autoinstall -k @KERNEL@; fi
+"""
+
+
+def module(version: str) -> bytes:
+    """A kernel module as modinfo reads it: an ELF file of nothing but .modinfo."""
+    info = f"license=Dual MIT/GPL\0version={version}\0name=nvidia\0".encode()
+    names = b"\0.modinfo\0.shstrtab\0"
+    header = 64
+    sections = header + len(info) + len(names)
+    elf = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 1, 62, 1, 0, 0, sections, 0, header, 0, 0, 64, 3, 2)
+
+    def section(name: int, kind: int, offset: int, size: int) -> bytes:
+        return struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, offset, size, 0, 0, 1, 0)
+
+    table = section(0, 0, 0, 0) + section(1, 1, header, len(info)) + section(10, 3, header + len(info), len(names))
+    return elf + info + names + table
+
+
+@dataclass(frozen=True)
+class Package:
+    """One .deb: what stands in its control file, and what it brings."""
+
+    name: str
+    version: str
+    fields: tuple[str, ...] = ()
+    files: tuple[tuple[str, bytes, int], ...] = ()
+    scripts: tuple[tuple[str, str], ...] = ()
+
+    def build(self, folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            root.chmod(0o755)
+            for path, content, mode in self.files:
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_bytes(content)
+                (root / path).chmod(mode)
+            (root / "DEBIAN").mkdir()
+            control = [
+                f"Package: {self.name}",
+                f"Version: {self.version}",
+                "Architecture: amd64",
+                "Maintainer: bringup's tests <x@y>",
+            ]
+            (root / "DEBIAN/control").write_text("\n".join([*control, *self.fields, "Description: made by a test", ""]))
+            for script, text in self.scripts:
+                (root / "DEBIAN" / script).write_text(text)
+                (root / "DEBIAN" / script).chmod(0o755)
+            target = folder / f"{self.name}_{self.version.replace(':', '%3a')}_amd64.deb"
+            subprocess.run(
+                ["dpkg-deb", "--root-owner-group", "-Zgzip", "-b", str(root), str(target)], check=True, capture_output=True
+            )
+
+
+def _driver(version: str) -> list[Package]:
+    """One version of the driver: compute-only user space and both kinds of modules, tied to each other by exact versions."""
+    package = f"{version}-1"
+    same = f"(= {package})"
+    packages = [
+        Package(
+            "nvidia-driver-cuda",
+            package,
+            (f"Depends: libnvidia-compute {same}, nvidia-kernel-dkms-any {same}",),
+            (("usr/bin/nvidia-smi", _SMI.replace("@VERSION@", version).encode(), 0o755),),
+        ),
+        Package("libnvidia-compute", package, (), ((f"usr/lib/libcuda.so.{version}", b"", 0o644),)),
+    ]
+    for kind, rival in (("nvidia-kernel-open-dkms", "nvidia-kernel-dkms"), ("nvidia-kernel-dkms", "nvidia-kernel-open-dkms")):
+        packages.append(
+            Package(
+                kind,
+                package,
+                ("Depends: dkms", f"Provides: nvidia-kernel-dkms-any {same}", f"Conflicts: {rival}"),
+                ((f"usr/src/nvidia-{version}/nvidia.ko", module(version), 0o644),),
+                (("postinst", _BUILD_ALL), ("prerm", _REMOVE_ALL)),
+            )
+        )
+    return packages
+
+
+def _ubuntu_driver(version: str) -> list[Package]:
+    """The same as Ubuntu names it: the branch is part of every name, and branches exclude each other."""
+    branch, package = version[:3], f"{version}-0ubuntu0.24.04.1"
+
+    def one(name: str, kind: str, *needs: str) -> tuple[str, str, tuple[str, ...]]:
+        depends = (f"Depends: {', '.join(needs)}",) if needs else ()
+        return name, package, (*depends, f"Provides: {kind}", f"Conflicts: {kind}", f"Replaces: {kind}")
+
+    same = f"(= {package})"
+    dkms, utils, compute = (
+        f"nvidia-dkms-{branch}-server-open",
+        f"nvidia-utils-{branch}-server",
+        f"libnvidia-compute-{branch}-server",
+    )
+    needs = (f"{dkms} {same}", f"{utils} {same}", f"{compute} {same}")
+    smi = (("usr/bin/nvidia-smi", _SMI.replace("@VERSION@", version).encode(), 0o755),)
+    source = ((f"usr/src/nvidia-{version}/nvidia.ko", module(version), 0o644),)
+    return [
+        Package(*one(f"nvidia-driver-{branch}-server-open", "nvidia-driver-any", *needs)),
+        Package(*one(utils, "nvidia-utils-any"), smi),
+        Package(*one(compute, "libnvidia-compute-any")),
+        Package(*one(dkms, "nvidia-dkms-any", "dkms"), source, (("postinst", _BUILD_ALL), ("prerm", _REMOVE_ALL))),
+    ]
+
+
+def _headers(kernel: str) -> Package:
+    hook = _HOOK.replace("@KERNEL@", kernel)
+    content = ((f"usr/src/linux-headers-{kernel}/Makefile", b"", 0o644),)
+    link = (
+        f"#!/bin/sh\nset -e\nmkdir -p /lib/modules/{kernel}\nln -sfn /usr/src/linux-headers-{kernel} /lib/modules/{kernel}/build\n"
+    )
+    unlink = f"#!/bin/sh\nrm -f /lib/modules/{kernel}/build\n"
+    return Package(f"linux-headers-{kernel}", "1", (), content, (("postinst", link + hook.partition("\n")[2]), ("postrm", unlink)))
+
+
+def standard_packages() -> list[Package]:
+    """Three branches, a newer 580, and the running kernel's headers."""
+    # higher than the distribution's, whose dkms would bring a compiler
+    dkms = Package("dkms", "99:3", (), (("usr/sbin/dkms", _DKMS.encode(), 0o755),))
+    versions = [*VERSIONS.values(), NEWER_580]
+    debian = [package for version in versions for package in _driver(version)]
+    ubuntu = [package for version in VERSIONS.values() for package in _ubuntu_driver(version)]
+    return [dkms, _headers(KERNEL), *debian, *ubuntu]
+
+
+@dataclass(frozen=True)
+class NvidiaRepository:
+    """Where it is served, and the key that signs it."""
+
+    folder: Path
+    uri: str
+    key_file: Path
+    fingerprint: str
+
+    def setting(self, **changes: object) -> dict[str, object]:
+        """The value of nvidia_repository."""
+        return {"uri": self.uri, "suite": "/", "key_file": str(self.key_file), "fingerprint": self.fingerprint} | changes
+
+    def sign(self) -> None:
+        """Index what lies in the folder, and sign the index."""
+        packages = subprocess.run(
+            ["dpkg-scanpackages", "--multiversion", "."], cwd=self.folder, check=True, capture_output=True
+        ).stdout
+        (self.folder / "Packages").write_bytes(packages)
+        (self.folder / "Packages.gz").write_bytes(gzip.compress(packages, mtime=0))
+        now = email.utils.format_datetime(datetime.datetime.now(datetime.UTC))
+        lines = ["Origin: test", "Label: test", "Suite: test", f"Date: {now}", "SHA256:"]
+        for name in ("Packages", "Packages.gz"):
+            content = (self.folder / name).read_bytes()
+            lines.append(f" {hashlib.sha256(content).hexdigest()} {len(content)} {name}")
+        (self.folder / "Release").write_text("\n".join([*lines, ""]))
+        command = [*_gpg(self.key_file.parent / "gpg"), "--yes", "--clearsign", "-o", str(self.folder / "InRelease")]
+        subprocess.run([*command, str(self.folder / "Release")], check=True, capture_output=True)
+
+
+def _gpg(home: Path) -> list[str]:
+    return ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback", "--passphrase", ""]
+
+
+def make_key(folder: Path) -> tuple[Path, str]:
+    """Make a key that signs; returns its public half's file and its fingerprint."""
+    home = folder / "gpg"
+    home.mkdir(mode=0o700, parents=True)
+    subprocess.run(
+        [*_gpg(home), "--quick-generate-key", "driver@example.org", "rsa2048", "sign", "never"], check=True, capture_output=True
+    )
+    armoured = subprocess.run([*_gpg(home), "--armor", "--export"], check=True, capture_output=True).stdout
+    listed = subprocess.run([*_gpg(home), "--with-colons", "--list-keys"], check=True, capture_output=True, text=True).stdout
+    (folder / "key.asc").write_bytes(armoured)
+    return folder / "key.asc", next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[NvidiaRepository]:
+    """Build, sign and serve the repository in `folder` until the block ends."""
+    pool = folder / "repository"
+    pool.mkdir(parents=True)
+    for package in standard_packages():
+        package.build(pool)
+    key_file, fingerprint = make_key(folder / "key")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(pool)))
+    repository = NvidiaRepository(pool, f"http://127.0.0.1:{server.server_port}", key_file, fingerprint)
+    repository.sign()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield repository
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,51 @@
+"""From an installed driver to one that runs: what is done next, for every state that a host may be in."""
+
+import pytest
+
+from bringup.plan.driver import DriverPlan
+from bringup.plan.driver_activation import activation
+from bringup.probe.driver_status import parse_driver_status
+
+PRESENT = DriverPlan(state="present", branch=580, why="a test")
+ABSENT = DriverPlan(state="absent", branch=0, why="a test")
+HOST = "kernel=6.1.0-40-amd64\nboot_id=1-2\nservice=inactive\n"
+NEW, OLD = "580.95.05", "570.195.03"
+
+STATES = {
+    "runs": (f"loaded={NEW}\ninstalled={NEW}\nsmi_rc=0\nsmi={NEW} {NEW}", "done", NEW),
+    "not-loaded": (f"loaded=\ninstalled={NEW}\nsmi_rc=9\nsmi=couldn't communicate", "load", "no module is loaded"),
+    "nouveau": (f"loaded=\ninstalled={NEW}\nnouveau=yes\nsmi_rc=9\nsmi=couldn't", "reboot", "nouveau holds the card"),
+    "old-one-loaded": (
+        f"loaded={OLD}\ninstalled={NEW}\nsmi_rc=18\nsmi=mismatch",
+        "reboot",
+        f"module {OLD} is loaded, {NEW} is installed",
+    ),
+    "not-built": ("loaded=\ninstalled=", "broken", "6.1.0-40-amd64: see /var/lib/dkms/nvidia"),
+    "another-one-built": (f"loaded=\ninstalled={OLD}", "broken", f"is {OLD}, not 580"),
+    "silent": (f"loaded={NEW}\ninstalled={NEW}\nsmi_rc=124\nsmi=nvidia-smi did not answer within 30 s", "broken", "within 30 s"),
+    "silent-without-a-word": (f"loaded={NEW}\ninstalled={NEW}\nsmi_rc=1\nsmi=", "broken", "does not answer: nothing"),
+    "no-nvidia-smi": (f"loaded={NEW}\ninstalled={NEW}", "broken", "it is not installed"),
+    "another-library": (f"loaded={NEW}\ninstalled={NEW}\nsmi_rc=0\nsmi=580.105.08", "broken", "the library is 580.105.08"),
+}
+
+
+@pytest.mark.parametrize(("text", "step", "said"), STATES.values(), ids=STATES)
+def test_next_thing_to_do(text: str, step: str, said: str) -> None:
+    due = activation(PRESENT, parse_driver_status(HOST + text))
+    assert due.step == step
+    assert said in due.why
+
+
+@pytest.mark.parametrize(("loaded", "step"), [("", "done"), (NEW, "reboot")])
+def test_after_a_removal(loaded: str, step: str) -> None:
+    assert activation(ABSENT, parse_driver_status(f"{HOST}loaded={loaded}\ninstalled=")).step == step
+
+
+def test_service_that_runs_is_seen() -> None:
+    assert parse_driver_status(HOST.replace("inactive", "active")).serving
+    assert not parse_driver_status(HOST).serving
+
+
+def test_host_that_says_nothing_is_no_status() -> None:
+    with pytest.raises(ValueError, match="did not tell"):
+        parse_driver_status("sh: 1: Syntax error")
