@@ -1,5 +1,5 @@
 # `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
-.PHONY: help setup demo test unit lab test-vm lint bench clean
+.PHONY: help setup demo test unit lab test-vm test-driver lint bench clean
 
 BIN := .venv/bin
 
@@ -8,6 +8,7 @@ help:
 	@echo "make test    lint, unit tests, the tests on throw-away hosts and VMs (as root or with sudo; up to 25 minutes the first time)"
 	@echo "make unit    the unit tests alone (under a minute)"
 	@echo "make lab     the tests on throw-away hosts alone"
+	@echo "make test-driver the NVIDIA driver's step on throw-away hosts (about five minutes; not part of make test yet)"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
 	@echo "make lint    ruff, mypy, shellcheck"
 	@echo "make bench   what plans cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
@@ -31,12 +32,15 @@ unit: setup
 lab: setup
 	$(BIN)/pytest tests/lab
 
+test-driver: setup
+	$(BIN)/pytest tests/lab/test_driver.py
+
 test-vm: setup
 	$(BIN)/pytest tests/vm
 
 # one run of pytest, so that its last lines name everything that was skipped, and why
 test: lint
-	$(BIN)/pytest tests/unit tests/lab tests/vm
+	$(BIN)/pytest tests/unit tests/lab tests/vm --ignore=tests/lab/test_driver.py
 	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
 	@echo "Next: make demo"
 

@@ -17,7 +17,7 @@ as_root=""
 
 # throw-away hosts: systemd-container, debootstrap, openssh-client; models are copied with rsync; virtual machines: QEMU, mke2fs
 missing=""
-for package in systemd-container debootstrap openssh-client rsync qemu-system-x86 qemu-utils e2fsprogs iproute2; do
+for package in systemd-container debootstrap openssh-client rsync qemu-system-x86 qemu-utils e2fsprogs iproute2 gpg gpg-agent dpkg-dev; do
   dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
 done
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
