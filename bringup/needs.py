@@ -27,6 +27,11 @@ class Need(Frozen):
     at_tokens: int | None = None
     """Of a concurrency: how long each request is."""
 
+    @property
+    def tokens_a_request(self) -> int:
+        """How long a single request must be able to be; 0 where the need is about times."""
+        return int(self.at_tokens or self.amount) if self.kind in ("context", "concurrency") else 0
+
     def __str__(self) -> str:
         """As the user wrote it."""
         return f"{self.kind}={self.amount:g}" + (f"@{self.at_tokens}" if self.at_tokens else "")

@@ -19,12 +19,11 @@ from pydantic import Field, ValidationError
 from bringup.catalog.loader import nearest
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
-from bringup.probe.sections import split_sections
+from bringup.probe.sections import MARK, split_sections
 from bringup.scrub import scrub
 
 _INFO = "recording.yaml"
 _SECTION_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-_MARK = "@@bringup"
 
 
 class RecordingInfo(Frozen):
@@ -56,7 +55,7 @@ class Recording(Frozen):
         """
         _, *more = self.sections.get("clock", "").split("\n")
         sections = {**self.sections, "clock": "\n".join([str(now_unix_s), *more]), "end": ""}
-        return "".join(f"{_MARK} {name}\n" + (f"{body}\n" if body else "") for name, body in sections.items())
+        return "".join(f"{MARK}{name}\n" + (f"{body}\n" if body else "") for name, body in sections.items())
 
 
 def load_recording(folder: Path | Traversable) -> Recording:
@@ -91,8 +90,10 @@ def _check_sections(sections: Mapping[str, str], where: str) -> None:
     for name, body in sections.items():
         if not _SECTION_NAME.fullmatch(name) or name == "end":
             raise BringupError(f"{where}: {name!r} is no section's name; sections have small letters, digits and dashes")
-        if re.search(rf"^{_MARK} ", body, re.M):
-            raise BringupError(f"{where}: section {name} holds a line that begins with {_MARK!r}, which starts another section")
+        if re.search(rf"^{MARK}", body, re.M):
+            raise BringupError(
+                f"{where}: section {name} holds a line that begins with {MARK.strip()!r}, which starts another section"
+            )
 
 
 def save_recording(text: str, directory: Path, info: RecordingInfo) -> Recording:

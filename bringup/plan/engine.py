@@ -100,7 +100,7 @@ def gpu_options(case: Case, needs: Sequence[Need]) -> EngineOptions:
     """
     chosen = _chosen(case, needs)
     configuration, outcome, overrides = chosen.configuration, chosen.outcome, case.overrides
-    wanted = max([case.profile.context_wanted, *_contexts(needs)])
+    wanted = max(case.profile.context_wanted, *(need.tokens_a_request for need in needs), 0)
     findings = [*_calibration_findings(case, outcome), *_caveats(configuration)]
     decisions = [
         *_weight_decisions(configuration, needs, chosen.attempts),
@@ -153,10 +153,6 @@ def _hint(case: Case) -> str:
     except NoWayError:
         return ""
     return f"; with {found.configuration.name} it does (--need {need}, or the setting `needs`)"
-
-
-def _contexts(needs: Sequence[Need]) -> list[int]:
-    return [int(need.at_tokens or need.amount) for need in needs if need.kind in ("context", "concurrency")]
 
 
 def _calibration_findings(case: Case, outcome: Outcome) -> list[Finding]:

@@ -137,7 +137,7 @@ def make_plan(
     if not facts.cpu.usable:
         raise BringupError(f"its processors cannot be read ({facts.unknown.get('cpus', 'none is named')}): nothing can be placed")
     needs = [parse_need(text) for text in settings.needs]
-    asked = max((int(need.at_tokens or need.amount) for need in needs if need.kind in ("context", "concurrency")), default=0)
+    asked = max((need.tokens_a_request for need in needs), default=0)
     if "max-model-len" in overrides and asked > overrides["max-model-len"]:
         raise BringupError(f"max-model-len {overrides['max-model-len']} contradicts the need of {asked} tokens a request")
     lines = profile.smoke.lines | settings.acceptance

@@ -3,7 +3,8 @@
 import shlex
 from importlib.resources import files
 
-_MARK = "@@bringup "
+MARK = "@@bringup "
+"""What a line begins with that starts a section; the section's name follows."""
 
 
 def probe_script(model_folder: str | None = None) -> str:
@@ -26,10 +27,10 @@ def split_sections(text: str) -> dict[str, str]:
     name = None
     body: list[str] = []
     for line in text.replace("\r\n", "\n").split("\n"):
-        if line.startswith(_MARK):
+        if line.startswith(MARK):
             if name is not None:
                 sections[name] = "\n".join(body).strip("\n")
-            name, body = line.removeprefix(_MARK).strip(), []
+            name, body = line.removeprefix(MARK).strip(), []
         else:
             body.append(line)
     if name is None:
