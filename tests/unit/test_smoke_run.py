@@ -4,28 +4,23 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-import bringup
 from bringup.errors import BringupError
 from bringup.smoke.model import SmokeReport
 from bringup.smoke.run import read_api_key, write_record
+from deploys.bundle import host_bundle
 from tests.unit.fake_openai import FakeOpenAI, free_port, serving
-
-PACKAGE = Path(bringup.__file__).parent
 
 
 @pytest.fixture(scope="module")
 def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the deploy sends to the host: the smoke tool and what it imports from bringup, and nothing more."""
+    """What the deploy sends to the host."""
     archive = tmp_path_factory.mktemp("zip") / "bringup.zip"
-    with zipfile.ZipFile(archive, "w") as target:
-        for source in [PACKAGE / "__init__.py", PACKAGE / "errors.py", *sorted((PACKAGE / "smoke").glob("*.py"))]:
-            target.write(source, source.relative_to(PACKAGE.parent))
+    archive.write_bytes(host_bundle())
     return archive
 
 
