@@ -2,6 +2,7 @@
 
 from bringup.findings.finding import Finding, note, problem, warning
 from bringup.hardware import HostFacts
+from bringup.onhost.gpu.xid import meaning_of, parse_xids
 
 
 def driver_findings(facts: HostFacts) -> list[Finding]:
@@ -26,11 +27,20 @@ def _running(facts: HostFacts) -> list[Finding]:
         findings.append(problem("driver-silent", f"the driver does not answer: {silent}"))
     xid = facts.nvidia.xid_errors
     if xid:
-        findings.append(warning("gpu-xid", f"the kernel log has {len(xid)} errors of the cards (Xid), newest: {xid[-1]}"))
+        findings.append(_xid(xid))
     if facts.system.secure_boot and facts.gpus and facts.nvidia.running_version is None:
         text = "Secure Boot is on: only a driver module that is signed with a key of this machine will load"
         findings.append(note("secure-boot", text))
     return findings
+
+
+def _xid(lines: tuple[str, ...]) -> Finding:
+    text = f"the kernel log has {len(lines)} errors of the cards (Xid), newest: {lines[-1]}"
+    events = parse_xids(lines[-1])
+    if not events:
+        return warning("gpu-xid", text)
+    meaning = meaning_of(events[-1].number)
+    return warning("gpu-xid", f"{text} ({meaning.what}): {meaning.fix}")
 
 
 def _next_boot(facts: HostFacts) -> list[Finding]:

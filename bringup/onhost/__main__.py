@@ -8,6 +8,7 @@ from pathlib import Path
 from bringup.errors import BringupError
 from bringup.onhost.build import build
 from bringup.onhost.download import download
+from bringup.onhost.gpu.check import gpu_check, read_request
 from bringup.onhost.release import Switch
 from bringup.onhost.say import say
 
@@ -22,6 +23,14 @@ def _parser() -> argparse.ArgumentParser:
     builder.add_argument("request", type=Path)
     downloader = commands.add_parser("download", help="download a model from its hub")
     downloader.add_argument("request", type=Path)
+    checker = commands.add_parser("gpu-check", help="look at the cards as they run: driver, link under load, errors, a CUDA kernel")
+    checker.add_argument(
+        "request", type=Path, nargs="?", help="what is expected, as JSON; without it only the machine itself counts"
+    )
+    checker.add_argument("--python", help="a Python that has PyTorch, to put the cards to work with")
+    checker.add_argument("--user", help="whom that runs as (as root alone)")
+    checker.add_argument("--record", type=Path, help="file that keeps the result")
+    checker.add_argument("--json", action="store_true", help="print the result as JSON too")
     return parser
 
 
@@ -36,6 +45,10 @@ def main(argv: list[str] | None = None) -> int:
             build(arguments.request)
         elif arguments.command == "download":
             download(arguments.request)
+        elif arguments.command == "gpu-check":
+            request = read_request(arguments.request) if arguments.request else {}
+            given = {name: value for name in ("python", "user") if (value := getattr(arguments, name)) is not None}
+            gpu_check(request | given, arguments.record, arguments.json)
         else:
             say(Switch.current() or "nothing was deployed here")
     except BringupError as error:
