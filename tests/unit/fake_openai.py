@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -116,7 +116,7 @@ class FakeOpenAI:
 
 
 @contextmanager
-def serving(fake: FakeOpenAI) -> Iterator[str]:
+def serving(fake: FakeOpenAI, more: Sequence[web.RouteDef] = ()) -> Iterator[str]:
     """Serve on a free loopback port, from a thread of its own; yield the server's address."""
     loop = asyncio.new_event_loop()
     app = web.Application()
@@ -125,6 +125,7 @@ def serving(fake: FakeOpenAI) -> Iterator[str]:
             web.get("/version", fake.version),
             web.get("/v1/models", fake.list_models),
             web.post("/v1/chat/completions", fake.chat),
+            *more,
         ]
     )
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
