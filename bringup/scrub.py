@@ -79,6 +79,9 @@ def scrub(sections: Mapping[str, str]) -> dict[str, str]:
         "swaps": _devices,
         "kernel-log": lambda body, _: re.sub(r"\bname=[^,\s]+", f"name={SCRUBBED}", body),
         "service-user": _service_user,
+        "apt-sources": lambda body, names: re.sub(
+            r"://([^/|]+)", lambda m: f"://mirror{names.number('mirror', m[1])}.example", body
+        ),
         "release": lambda body, _: _release(body),
         "smoke": lambda body, _: _smoke(body),
     }

@@ -134,6 +134,8 @@ class Settings(Frozen):
     reboot: Literal["never", "if-needed", "always-ask"] = "if-needed"
     """Whether a host may be restarted once where its new driver needs it. ``always-ask`` stops there and asks for ``if-needed``.
     The control machine itself is never restarted."""
+    boot_wait_s: int = Field(900, ge=30, le=7200)
+    """How long a host that was restarted for its driver may take until it answers; servers test their memory for minutes."""
     apt_wait_s: int = Field(600, ge=0, le=7200)
     """How long the driver's step waits for another program that uses apt."""
     smoke: Literal["auto", "always", "never"] = "auto"

@@ -13,8 +13,6 @@ from bringup.plan.driver import DriverPlan
 from bringup.plan.driver_activation import Activation, activation
 from bringup.probe.driver_status import DriverStatus, parse_driver_status
 
-_BOOT_LIMIT_S = 900
-"""A server with much memory tests it for minutes before it boots."""
 _NO_ANSWER_S = 5
 """Between attempts to reach a host that boots."""
 
@@ -89,7 +87,7 @@ class ActivateCommand(StringCommand):
         Raises:
             ConnectError: it does not come back in time.
         """
-        limit = time.monotonic() + _BOOT_LIMIT_S
+        limit = time.monotonic() + self.plan.boot_wait_s
         while time.monotonic() < limit:
             time.sleep(_NO_ANSWER_S)
             try:
@@ -104,6 +102,6 @@ class ActivateCommand(StringCommand):
                 return status
             host.disconnect()
         raise ConnectError(
-            f"the host did not come back within {_BOOT_LIMIT_S} s after its restart: look at its console; the driver is installed, "
-            "and a repeated run goes on from there"
+            f"the host did not come back within {self.plan.boot_wait_s} s after its restart (boot_wait_s): look at its console; "
+            "the driver is installed, and a repeated run goes on from there"
         )

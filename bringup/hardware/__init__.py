@@ -10,9 +10,10 @@ from bringup.hardware.gpu import Gpu, GpuClocks, GpuPower, GpuProcess, GpuState,
 from bringup.hardware.host import HostFacts, RootAccess
 from bringup.hardware.memory import Memory, MemoryFacts, MemoryModule
 from bringup.hardware.software import CudaToolkit, KernelModule, NvidiaSoftware, ServedRelease, SmokeRecord
-from bringup.hardware.system import Board, Disk, OperatingSystem, System
+from bringup.hardware.system import AptSource, Board, Disk, OperatingSystem, System
 
 __all__ = [
+    "AptSource",
     "Board",
     "Cpu",
     "CudaToolkit",

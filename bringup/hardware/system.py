@@ -30,6 +30,16 @@ class Board(Frozen):
     firmware_date: str
 
 
+class AptSource(Frozen):
+    """One suite of an apt repository, as a paragraph of a deb822 file names it."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...] = ()
+    signed_by: str = ""
+    """Keyring on the host, as the host's own entry names it; empty where it names none."""
+
+
 class System(Frozen):
     """What surrounds the service. None: it could not be learnt."""
 
@@ -53,6 +63,8 @@ class System(Frozen):
     """Packages that are unpacked or configured by half."""
     kernel_packages: tuple[str, ...] = ()
     """Installed packages that follow the kernels of a flavour: ``linux-image-generic-hwe-24.04``, ``linux-image-amd64``."""
+    distribution_sources: tuple[AptSource, ...] | None = None
+    """Where the host gets the distribution's own packages from; None: not asked for, which only a card on Debian makes it."""
     reboot_pending: tuple[str, ...] | None = None
     """Packages that ask for a reboot (``a package`` where none is named); empty where none is pending."""
     unattended_upgrades: bool | None = None

@@ -4,16 +4,26 @@ import re
 from typing import Literal
 
 from bringup.catalog.entries import GpuModel
-from bringup.hardware import Frozen, Gpu, HostFacts
+from bringup.hardware import AptSource, Frozen, Gpu, HostFacts
 from bringup.settings import NvidiaRepository, Settings
 
 _OPEN_FROM = (7, 5)
 """Turing: NVIDIA's open kernel modules take cards with a GSP (Driver Installation Guide, Kernel Modules)."""
 _OPEN_ONLY_FROM = (10, 0)
 """Blackwell: the closed modules do not know it (same source)."""
+_OPEN_FROM_BRANCH = 560
+"""Before it the open modules were alpha or beta for anything but data-centre cards (release notes of 545.23.06); since then they
+are NVIDIA's default (release notes of 560)."""
 _LAST_BRANCH_BEFORE_TURING = 580
 """Later branches dropped Maxwell, Pascal and Volta (release notes of 590)."""
 _DRIVER_PACKAGES = ("nvidia-", "libnvidia-", "linux-modules-nvidia-")
+_DEBIANS_OWN = {"12": 535, "13": 550}
+"""Branch of the driver in Debian's own non-free, by release (Debian's package search: nvidia-kernel-dkms)."""
+_DEBIANS_OTHER_NAMES = ("libcuda1", "firmware-nvidia-")
+_DEBIANS_COMPONENTS = ("contrib", "non-free", "non-free-firmware")
+"""Where its parts are: nvidia-support, the driver itself, firmware-nvidia-gsp."""
+KEYRING = "/etc/apt/keyrings/bringup-nvidia.gpg"
+"""Key of `nvidia_repository` on the host."""
 _SIGNED_BY_CANONICAL = "linux-modules-nvidia-"
 
 
@@ -36,10 +46,24 @@ class DriverPlan(Frozen):
     fence: tuple[str, ...] = ()
     """Beginnings of the names of packages that unattended-upgrades must leave alone."""
     repository: NvidiaRepository | None = None
+    added_sources: tuple[AptSource, ...] = ()
+    """Components of the distribution's own suites that have the driver and that the host has not enabled."""
+    boot_wait_s: int = 900
+    """How long a restarted host may take until it answers."""
+    below_need: str | None = None
+    """Why the plan's engine will not run with it; None where it will. The driver alone can be installed all the same."""
     reboot: Literal["never", "if-needed", "always-ask"] = "if-needed"
     why: str
     blockers: tuple[str, ...] = ()
     """What must be mended by somebody before anything is installed, each with the ways out."""
+
+    @property
+    def sources(self) -> tuple[AptSource, ...]:
+        """What bringup's own file of package sources says."""
+        if self.repository is None:
+            return self.added_sources
+        repository = self.repository
+        return (AptSource(uri=repository.uri, suite=repository.suite, components=repository.components, signed_by=KEYRING),)
 
     @property
     def wanted_version(self) -> str:
@@ -67,14 +91,16 @@ def plan_driver(facts: HostFacts, settings: Settings, gpu: Gpu, card: GpuModel, 
         return _absence(facts, settings)
     running = gpu.driver_version if "nvidia-smi" not in facts.unknown else None
     pinned = settings.nvidia_driver
-    branch = int(pinned.split(".")[0]) if pinned else least_branch
+    debians = _debians_own(facts, settings, least_branch)
+    branch = int(pinned.split(".")[0]) if pinned else debians or least_branch
     new_enough = running is not None and int(running.split(".")[0]) >= least_branch
     if new_enough and running is not None and not facts.nvidia.managed and (pinned is None or _begins(running, pinned)):
         return None
     if running is None and gpu.kernel_driver == "nvidia" and not facts.nvidia.managed and pinned is None:
         return None  # somebody else's driver that does not answer: no installation mends that
     compute = _compute(card)
-    modules: Literal["open", "proprietary"] = "open" if compute >= _OPEN_FROM else "proprietary"
+    can_be_open = compute >= _OPEN_ONLY_FROM or (compute >= _OPEN_FROM and branch >= _OPEN_FROM_BRANCH)
+    modules: Literal["open", "proprietary"] = "open" if can_be_open else "proprietary"
     signed = facts.os.id == "ubuntu" and facts.system.secure_boot is True
     plan = DriverPlan(
         state="present",
@@ -82,17 +108,45 @@ def plan_driver(facts: HostFacts, settings: Settings, gpu: Gpu, card: GpuModel, 
         version=pinned if pinned and "." in pinned else None,
         modules=modules,
         build="signed" if signed else "dkms",
-        packages=_packages(facts, branch, modules, signed),
+        packages=_debians_packages(facts) if debians else _packages(facts, branch, modules, signed),
         kernel_package_prefix=_kernel_package_prefix(branch, modules, signed),
         # signed modules come with the kernel's updates and need the very version of the rest: held back, they would leave the
         # next kernel without a driver
         hold=not signed,
-        fence=(*_DRIVER_PACKAGES, "linux-") if signed else _DRIVER_PACKAGES,
+        fence=(*_DRIVER_PACKAGES, *(_DEBIANS_OTHER_NAMES if debians else ("linux-",) if signed else ())),
         repository=settings.nvidia_repository,
+        added_sources=_missing_components(facts) if debians else (),
+        boot_wait_s=settings.boot_wait_s,
+        below_need=_below_need(branch, least_branch),
         reboot=settings.reboot,
         why=_why(running, pinned, least_branch, facts.nvidia.managed),
     )
     return plan.model_copy(update={"blockers": tuple(_blockers(facts, plan, running, compute, least_branch))})
+
+
+def _debians_own(facts: HostFacts, settings: Settings, least_branch: int) -> int | None:
+    """The branch of Debian's own driver where that is the one to take, None elsewhere."""
+    own = _DEBIANS_OWN.get(facts.os.version_id) if facts.os.id == "debian" else None
+    if own is None or settings.nvidia_repository is not None:
+        return None
+    enough = settings.nvidia_driver.split(".")[0] == str(own) if settings.nvidia_driver else least_branch <= own
+    return own if enough else None
+
+
+def _missing_components(facts: HostFacts) -> tuple[AptSource, ...]:
+    """What Debian's own suites on this host lack for the driver."""
+    sources = facts.system.distribution_sources or ()
+    lacking = {source: tuple(name for name in _DEBIANS_COMPONENTS if name not in source.components) for source in sources}
+    return tuple(source.model_copy(update={"components": names}) for source, names in lacking.items() if names)
+
+
+def _below_need(branch: int, least_branch: int) -> str | None:
+    if branch >= least_branch:
+        return None
+    return (
+        f"nvidia_driver asks for branch {branch}, but branch {least_branch} or newer is needed for the engine: "
+        "name a newer one, or another engine"
+    )
 
 
 def _absence(facts: HostFacts, settings: Settings) -> DriverPlan | None:
@@ -148,8 +202,18 @@ def _packages(facts: HostFacts, branch: int, modules: str, signed: bool) -> tupl
         driver.append(f"nvidia-dkms-{kind}")
     else:
         driver = ["nvidia-driver-cuda", "nvidia-kernel-open-dkms" if modules == "open" else "nvidia-kernel-dkms"]
-    # so that the next kernel has its headers too, and DKMS builds for it
-    return (*driver, *(f"linux-headers-{flavour}" for flavour in flavours))
+    return (*driver, *_headers(flavours))
+
+
+def _debians_packages(facts: HostFacts) -> tuple[str, ...]:
+    """What computing needs of Debian's own driver. The closed modules: the open ones lag behind the rest (in Debian 12 they were
+    535.261.03 when the rest was 535.309.01)."""
+    return ("nvidia-kernel-dkms", "nvidia-smi", "libcuda1", *_headers(_flavours(facts)))
+
+
+def _headers(flavours: tuple[str, ...]) -> tuple[str, ...]:
+    """So that the next kernel has its headers too, and DKMS builds for it."""
+    return tuple(f"linux-headers-{flavour}" for flavour in flavours)
 
 
 def _kernel_package_prefix(branch: int, modules: str, signed: bool) -> str:
@@ -160,9 +224,7 @@ def _kernel_package_prefix(branch: int, modules: str, signed: bool) -> str:
 
 def _blockers(facts: HostFacts, plan: DriverPlan, running: str | None, compute: tuple[int, int], least_branch: int) -> list[str]:
     has = f"the NVIDIA driver is {running}" if running else "no NVIDIA driver runs"
-    needs = f"branch {least_branch} or newer is needed"
-    if plan.branch < least_branch:
-        return [f"nvidia_driver asks for branch {plan.branch}, but {needs} for the engine: name a newer one, or another engine"]
+    needs = f"branch {least_branch} or newer is needed" if plan.below_need is None else f"branch {plan.branch} is asked for"
     if facts.system.container is not None:
         text = f"{has}, and {needs}; this is a container ({facts.system.container}), whose driver is its machine's"
         return [f"{text}: that machine's owner must install it there"]
@@ -202,7 +264,13 @@ def _source_blockers(facts: HostFacts, plan: DriverPlan, has: str) -> list[str]:
         )
     from_distribution = facts.os.id == "ubuntu"
     there = any(name.startswith("nvidia-driver-cuda") for name in facts.nvidia.packages)
-    if plan.repository is None and not from_distribution and not there:
+    if "libcuda1" in plan.packages:
+        if not facts.system.distribution_sources:
+            blockers.append(
+                f"{has}; Debian's own is in {', '.join(_DEBIANS_COMPONENTS)}, and apt names no source of Debian's whose address "
+                "and key bringup may repeat: enable these components yourself, or set nvidia_repository"
+            )
+    elif plan.repository is None and not from_distribution and not there:
         blockers.append(
             f"{has}; {facts.os.name} itself has no driver of branch {plan.branch}: set nvidia_repository to NVIDIA's CUDA "
             "repository for this distribution, or to a mirror of it, with its key and the key's fingerprint"

@@ -76,6 +76,8 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
         blockers.append(
             f"the card at {plan.gpu} is split into instances (MIG), and this version serves whole cards: nvidia-smi -mig 0"
         )
+    if plan.driver is not None and plan.driver.below_need is not None:
+        blockers.append(plan.driver.below_need)
     return [*blockers, *driver_blockers(facts, plan)]
 
 

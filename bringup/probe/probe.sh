@@ -93,9 +93,10 @@ elif [ "$root" = none ]; then echo "dmidecode needs root's rights"
 else $asroot dmidecode -t 4 -t 17 2>&1; fi
 
 section pci-display
+nvidia=
 for dev in /sys/bus/pci/devices/*; do
   v "$dev/vendor"; [ "$v" = 0x10de ] || continue
-  v "$dev/class"; case $v in 0x03*) ;; *) continue ;; esac
+  v "$dev/class"; case $v in 0x03*) nvidia=yes ;; *) continue ;; esac
   line="address=${dev##*/}"
   for name in device subsystem_vendor subsystem_device numa_node local_cpulist current_link_speed current_link_width \
     max_link_speed max_link_width; do
@@ -129,7 +130,8 @@ for dir in /lib/modules/*; do
   [ -d "$dir/kernel" ] || continue
   kernel=${dir##*/}
   [ -e "/boot/vmlinuz-$kernel" ] || [ -e "$dir/vmlinuz" ] || [ "$kernel" = "$(uname -r)" ] || continue
-  module=$(find "$dir" -name 'nvidia.ko*' 2>/dev/null | head -n 1)
+  # nvidia-current is what Debian's own packages call it
+  module=$(find "$dir" \( -name 'nvidia.ko*' -o -name 'nvidia-current.ko*' \) 2>/dev/null | head -n 1)
   headers=no; [ -e "$dir/build" ] && headers=yes
   echo "kernel=$kernel module=$module version=$([ -n "$module" ] && modinfo -F version "$module" 2>/dev/null) headers=$headers"
 done
@@ -156,6 +158,26 @@ if has dpkg-query; then
   dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' 2>/dev/null |
     awk -F '|' '/^h/ || /^.[UFHWt]/ || $2 ~ /nvidia|cuda|^unattended-upgrades$|^linux-image-[a-z]/ {print}'
 else echo "dpkg-query is not installed"; fi
+section apt-sources
+# Debian has a driver of its own, in components that a host need not have enabled. A user's name and password stay where they are.
+if [ -n "$nvidia" ] && has apt-get && grep -q '^ID=debian' /etc/os-release 2>/dev/null; then
+  # shellcheck disable=SC2016 # apt's own variables
+  form='$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SOURCESENTRY)'
+  sources() { apt-get indextargets "$@" --format "$form" 'Created-By: Packages' 2>/dev/null | sort -u; }
+  # whose a source is, apt knows from its lists alone
+  found=$(sources); [ -n "$found" ] || found=$(sources --no-release-info)
+  printf '%s\n' "$found" | while IFS='|' read -r origin uri suite component entry; do
+    file=${entry%:*}
+    case $uri in '' | *@*) continue ;; esac
+    # the entry's number counts the paragraphs, or the lines
+    case $file in
+      *.sources) key=$(sed '/^#/d' "$file" | awk -v number="${entry##*:}" 'BEGIN {RS = ""} NR == number' |
+        sed -n '/^[Ss]igned-[Bb]y:/{s/^[^:]*: *//;s/^$/embedded/;p;}') ;;
+      *) key=$(sed -n "${entry##*:}s/^[^]]*signed-by=\\([^] ]*\\).*/\\1/p" "$file") ;;
+    esac
+    echo "$origin|$uri|$suite|$component|$file|$key"
+  done
+fi
 section unattended-upgrades
 if has apt-config; then apt-config dump APT::Periodic::Unattended-Upgrade 2>/dev/null; fi
 if has systemctl; then echo "timer=$(systemctl is-enabled apt-daily-upgrade.timer 2>/dev/null)"; fi

@@ -2,7 +2,7 @@
 
 from typing import Literal, cast
 
-from bringup.hardware import Board, Disk, OperatingSystem, System
+from bringup.hardware import AptSource, Board, Disk, OperatingSystem, System
 from bringup.probe.nvidia import parse_broken_packages, parse_kernel_packages
 from bringup.probe.sections import key_values
 
@@ -130,9 +130,29 @@ def parse_system(
         package_holds=holds,
         broken_packages=parse_broken_packages(body("packages")),
         kernel_packages=parse_kernel_packages(packages),
+        distribution_sources=parse_apt_sources(body("apt-sources")),
         reboot_pending=_reboot(body("reboot")),
         unattended_upgrades=_unattended(body("unattended-upgrades"), packages),
     )
+
+
+def parse_apt_sources(text: str) -> tuple[AptSource, ...] | None:
+    """Parse lines of ``origin|uri|suite|component|file|keyring``: Debian's own suites, with the components that the host has.
+
+    Left out are bringup's own file, whose components the host has only as long as bringup wants them, and entries whose key
+    stands in the entry itself. Where apt has no lists yet, an entry counts as Debian's unless it names another key.
+    """
+    rows = [row for line in text.splitlines() if len(row := line.split("|")) == 6]
+    components: dict[tuple[str, str, str], list[str]] = {}
+    for origin, uri, suite, component, file, key in rows:
+        unknown = origin in ("", "$(ORIGIN)") and (key == "" or "debian-archive" in key) and not suite.endswith("-backports")
+        if (origin == "Debian" or unknown) and key != "embedded" and not file.endswith("/bringup-nvidia.sources"):
+            components.setdefault((uri.rstrip("/"), suite, key), []).append(component)
+    found = tuple(
+        AptSource(uri=uri, suite=suite, components=tuple(dict.fromkeys(names)), signed_by=key)
+        for (uri, suite, key), names in components.items()
+    )
+    return found if rows else None
 
 
 def parse_disks(text: str) -> tuple[Disk, ...]:

@@ -7,19 +7,18 @@ import shlex
 from io import StringIO
 from pathlib import Path
 
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra.api import deploy
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File, FileContents, Sha256File
 from pyinfra.operations import files
 
-from bringup.plan.driver import DriverPlan
+from bringup.plan.driver import KEYRING, DriverPlan
 from deploys.context import Context
 from deploys.operations import activate_driver, hidden_file, streamed_shell
 from deploys.render import render
 
 SCRIPT = Path(__file__).with_name("driver.sh")
-KEYRING = "/etc/apt/keyrings/bringup-nvidia.gpg"
 SOURCES = "/etc/apt/sources.list.d/bringup-nvidia.sources"
 PINS = "/etc/apt/preferences.d/bringup-nvidia"
 FENCE = "/etc/apt/apt.conf.d/52bringup-nvidia"
@@ -33,6 +32,8 @@ def driver(context: Context) -> None:
     plan = context.plan.driver
     if plan is None:
         return
+    if plan.below_need is not None:
+        host.log(plan.below_need, logger.warning)
     if plan.state == "absent":
         _remove(context, plan)
     else:
@@ -63,22 +64,26 @@ def _install(context: Context, plan: DriverPlan) -> None:
 
 def _repository(context: Context, plan: DriverPlan) -> None:
     """Put the repository in place once it has been tried out; an earlier one goes where none is set any more."""
-    if plan.repository is None:
-        for path in (SOURCES, KEYRING):
-            files.file(name=f"Remove {path}", path=path, present=False)
-        return
-    key, source = context.nvidia_key, render("nvidia.sources.j2", context.plan)
-    if key is None:
-        return  # refused by preflight
-    if _differs(SOURCES, source) or host.get_fact(Sha256File, path=KEYRING) != hashlib.sha256(key).hexdigest():
+    key, source = context.nvidia_key or b"", render("nvidia.sources.j2", context.plan)
+    if plan.sources and (_differs(SOURCES, source) or (key and _checksum(KEYRING) != hashlib.sha256(key).hexdigest())):
         encoded = base64.b64encode(key).decode()
         streamed_shell(
-            name=f"Try out the driver's repository {plan.repository.uri}",
+            name=f"Try out the driver's repository {' '.join(dict.fromkeys(source.uri for source in plan.sources))}",
             command=_script(context, plan, "check_repository", source=source, key=encoded),
         )
-    files.directory(name="Make /etc/apt/keyrings", path="/etc/apt/keyrings", mode="755")
-    hidden_file(name=f"Put {KEYRING}", content=key, dest=KEYRING, mode="644")
-    files.put(name=f"Write {SOURCES}", src=StringIO(source), dest=SOURCES, mode="644", create_remote_dir=False)
+    if key:
+        files.directory(name="Make /etc/apt/keyrings", path="/etc/apt/keyrings", mode="755")
+        hidden_file(name=f"Put {KEYRING}", content=key, dest=KEYRING, mode="644")
+    for path, wanted in ((KEYRING, bool(key)), (SOURCES, bool(plan.sources))):
+        if not wanted:
+            files.file(name=f"Remove {path}", path=path, present=False)
+    if plan.sources:
+        files.put(name=f"Write {SOURCES}", src=StringIO(source), dest=SOURCES, mode="644", create_remote_dir=False)
+
+
+def _checksum(path: str) -> str | None:
+    checksum: str | None = host.get_fact(Sha256File, path=path)
+    return checksum
 
 
 def _reasons(context: Context, plan: DriverPlan) -> list[str]:

@@ -22,6 +22,8 @@ trap 'put_back; rm -rf "$work"' EXIT
 say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 installed() { dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' | sed -n 's/^.i.|//p'; }
+# the driver's module for the kernel $1; Debian's own packages call it nvidia-current
+module_of() { find "/lib/modules/$1" \( -name 'nvidia.ko*' -o -name 'nvidia-current.ko*' \) 2>/dev/null | head -n 1; }
 names() { installed | cut -d '|' -f 1 | sort -u; }
 
 # apt-get; its output goes on and is kept in $work/log. It waits for dpkg's lock itself, but not for that of the package lists.
@@ -67,7 +69,9 @@ explain() {
 check_repository() {
   chmod 755 "$work"; mkdir -p "$work/lists/partial"  # apt reads as its own user
   printf %s "$key" | base64 -d > "$work/key.gpg"
-  printf %s "$source" | base64 -d | sed "s|^Signed-By: .*|Signed-By: $work/key.gpg|" > "$work/new.sources"
+  printf %s "$source" | base64 -d > "$work/new.sources"
+  # the distribution's own suites keep the keyring that is there
+  [ ! -s "$work/key.gpg" ] || sed -i "s|^Signed-By: .*|Signed-By: $work/key.gpg|" "$work/new.sources"
   apt -o Dir::Etc::sourcelist="$work/new.sources" -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$work/lists" \
     -o APT::Update::Error-Mode=any update || explain 'the repository of the driver cannot be used, nothing was changed'
 }
@@ -165,7 +169,7 @@ build_missing_modules() {
   for dir in /lib/modules/*; do
     kernel=${dir##*/}
     [ -d "$dir/kernel" ] && [ -e "$dir/build" ] || continue
-    [ -z "$(find "$dir" -name 'nvidia.ko*' 2>/dev/null | head -n 1)" ] || continue
+    [ -z "$(module_of "$kernel")" ] || continue
     say "building the module for kernel $kernel"
     dkms autoinstall -k "$kernel" || fail "DKMS cannot build the driver for kernel $kernel: see /var/lib/dkms/nvidia/*/build/make.log, or remove that kernel"
   done
@@ -228,7 +232,7 @@ refresh_lists() { apt update || say 'note: the package lists could not be refres
 driver_status() {
   echo "kernel=$(uname -r)"
   read -r loaded 2>/dev/null < /sys/module/nvidia/version; echo "loaded=${loaded:-}"
-  module=$(find "/lib/modules/$(uname -r)" -name 'nvidia.ko*' 2>/dev/null | head -n 1)
+  module=$(module_of "$(uname -r)")
   echo "installed=$([ -n "$module" ] && modinfo -F version "$module" 2>/dev/null)"
   for dev in /sys/bus/pci/devices/*; do
     read -r vendor 2>/dev/null < "$dev/vendor" && [ "$vendor" = 0x10de ] || continue

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from bringup.catalog import load_catalog
-from bringup.hardware import HostFacts
+from bringup.hardware import AptSource, HostFacts
 from bringup.plan import make_plan
-from bringup.plan.driver import DriverPlan
-from bringup.plan.preflight import driver_blockers
+from bringup.plan.driver import KEYRING, DriverPlan, plan_driver
+from bringup.plan.preflight import driver_blockers, plan_blockers
 from bringup.probe.host import parse_host
 from bringup.recording import recording_named
+from bringup.scrub import scrub
 from bringup.settings import Settings
 from tests.unit.machines import NOW_UNIX_S, bare_workstation, changed, workstation
 
@@ -50,6 +51,12 @@ def planned(facts: HostFacts, **data: Any) -> DriverPlan:
     plan = driver(facts, **data)
     assert plan is not None
     return plan
+
+
+SUITES = (
+    AptSource(uri="http://mirror.example/debian", suite="bookworm", components=("main",), signed_by="/keys/debian.gpg"),
+    AptSource(uri="http://mirror.example/security", suite="bookworm-security", components=("main", "contrib", "non-free")),
+)
 
 
 def blocker(facts: HostFacts, **data: Any) -> str:
@@ -171,8 +178,66 @@ def test_what_meets_an_exact_version() -> None:
     assert [plan.is_met_by(version) for version in ("580.95.05", "580.95.050", "580.105.08")] == [True, False, False]
 
 
+DEBIANS_OWN = {
+    "12-pinned": ("12", {"nvidia_driver": "535"}, 535, None),
+    "13-pinned": ("13", {"nvidia_driver": 550}, 550, None),
+    "12-exact-version": ("12", {"nvidia_driver": "535.261.03"}, 535, "535.261.03"),
+}
+
+
+@pytest.mark.parametrize(("release", "data", "branch", "version"), DEBIANS_OWN.values(), ids=DEBIANS_OWN)
+def test_debians_own_driver_where_its_branch_is_asked_for(
+    release: str, data: dict[str, Any], branch: int, version: str | None
+) -> None:
+    facts = debian(release, distribution_sources=SUITES)
+    plan = planned(facts, **data)
+    assert (plan.branch, plan.version, plan.modules, plan.blockers) == (branch, version, "proprietary", ())
+    assert plan.packages == ("nvidia-kernel-dkms", "nvidia-smi", "libcuda1", "linux-headers-amd64")
+    assert {"libcuda1", "nvidia-"} < set(plan.fence)
+    assert [(source.suite, source.components, source.signed_by) for source in plan.sources] == [
+        ("bookworm", ("contrib", "non-free", "non-free-firmware"), "/keys/debian.gpg"),
+        ("bookworm-security", ("non-free-firmware",), ""),
+    ]
+
+
+def test_debians_own_driver_where_it_is_enough_for_the_engine() -> None:
+    facts = debian(distribution_sources=SUITES)
+    (gpu,) = facts.gpus
+    card = CATALOG.gpu(gpu.pci_id)
+    assert card is not None
+    plan = plan_driver(facts, Settings(), gpu, card, least_branch=535)
+    assert plan is not None
+    assert (plan.branch, plan.packages[0], plan.below_need, plan.blockers) == (535, "nvidia-kernel-dkms", None, ())
+
+
+def test_nothing_is_enabled_that_the_host_has_already() -> None:
+    every = tuple(s.model_copy(update={"components": ("main", "contrib", "non-free", "non-free-firmware")}) for s in SUITES)
+    assert planned(debian(distribution_sources=every), nvidia_driver="535").sources == ()
+
+
+def test_nvidia_repository_comes_before_debians_own() -> None:
+    plan = planned(debian(distribution_sources=SUITES), nvidia_driver="535", nvidia_repository=REPOSITORY)
+    assert plan.packages[0] == "nvidia-driver-cuda"
+    assert [(source.uri, source.signed_by) for source in plan.sources] == [(REPOSITORY["uri"], KEYRING)]
+
+
+def test_driver_below_the_engines_need_is_refused_with_the_engine_and_told_without() -> None:
+    facts = debian(distribution_sources=SUITES)
+    plan = make_plan(facts, Settings(nvidia_driver="535"), CATALOG, "cdbee75f")
+    assert driver_blockers(facts, plan) == []
+    assert plan.driver is not None
+    said = plan.driver.below_need or ""
+    assert "asks for branch 535, but branch 580 or newer is needed for the engine: name a newer one" in said
+    assert said in plan_blockers(facts, plan)
+
+
 BLOCKED: dict[str, tuple[HostFacts, dict[str, Any], tuple[str, ...]]] = {
-    "pin-below-the-need": (ubuntu(), {"nvidia_driver": "570"}, ("asks for branch 570", "branch 580 or newer", "name a newer one")),
+    "pin-that-debian-has-not": (debian(distribution_sources=SUITES), {"nvidia_driver": "550"}, ("branch 550", "nvidia_repository")),
+    "debian-whose-sources-are-not-known": (
+        debian(distribution_sources=()),
+        {"nvidia_driver": "535"},
+        ("contrib, non-free, non-free-firmware", "enable these components yourself"),
+    ),
     "container": (ubuntu(container="docker"), {}, ("container (docker)", "owner must install", "branch 580 or newer")),
     "no-apt": (ubuntu(package_holds=None), {}, ("apt", "by hand")),
     "run-file": (
@@ -260,3 +325,37 @@ def test_probe_tells_kernels_packages_and_origin() -> None:
     kernels = "kernel=6.8.0-88-generic module= version= headers=yes\nkernel=6.8.0-90-generic module= version= headers=no"
     facts = probe(("kernels", kernels))
     assert [module.headers for module in facts.nvidia.modules] == [True, False]
+
+
+SOURCES = """\
+Debian|http://mirror.example/debian/|bookworm|contrib|/etc/apt/sources.list.d/bringup-nvidia.sources|/k.gpg
+Debian|http://mirror.example/debian/|bookworm|main|/etc/apt/sources.list.d/debian.sources|/k.gpg
+Debian|http://mirror.example/debian/|bookworm|non-free|/etc/apt/sources.list.d/debian.sources|/k.gpg
+Debian Backports|http://mirror.example/debian/|bookworm-backports|main|/etc/apt/sources.list.d/debian.sources|/k.gpg
+HashiCorp|http://other.example/|bookworm|main|/etc/apt/sources.list.d/other.list|/other.gpg
+Debian|http://mirror.example/embedded/|bookworm|main|/etc/apt/sources.list.d/e.sources|embedded
+"""
+NO_LISTS = """\
+$(ORIGIN)|http://mirror.example/debian/|bookworm|main|/etc/apt/sources.list|
+$(ORIGIN)|http://mirror.example/debian/|bookworm-backports|main|/etc/apt/sources.list|
+$(ORIGIN)|http://other.example/|bookworm|main|/etc/apt/sources.list.d/other.list|/other.gpg
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "components", "signed_by"),
+    [(SOURCES, ("main", "non-free"), "/k.gpg"), (NO_LISTS, ("main",), "")],
+    ids=["lists", "no-lists"],
+)
+def test_probe_tells_debians_suites_from_others(text: str, components: tuple[str, ...], signed_by: str) -> None:
+    recorded = recording_named("4090d-workstation").probe_text(NOW_UNIX_S)
+    facts = parse_host(recorded.replace("@@bringup end", f"@@bringup apt-sources\n{text}@@bringup end"))
+    expected = AptSource(uri="http://mirror.example/debian", suite="bookworm", components=components, signed_by=signed_by)
+    assert facts.system.distribution_sources == (expected,)
+
+
+def test_mirrors_of_a_recorded_host_have_no_names() -> None:
+    scrubbed = scrub({"apt-sources": SOURCES})["apt-sources"]
+    assert ".example/debian/" in scrubbed
+    assert "mirror.example" not in scrubbed
+    assert "other.example" not in scrubbed
