@@ -54,6 +54,8 @@ class HostFacts(Frozen):
     """Path of a vllm.service that bringup did not write."""
     service_enabled: bool = False
     """Whether vllm.service starts at boot."""
+    systemd_version: int | None = None
+    """``252``; None where it is not known."""
     smoke: SmokeRecord | None = None
     unknown: dict[str, str] = Field(default_factory=dict)
     """Probe section to the reason why it could not be read."""

@@ -9,12 +9,15 @@ from bringup.errors import BringupError
 from bringup.onhost.build import build
 from bringup.onhost.download import download
 from bringup.onhost.gpu.check import gpu_check, read_request
+from bringup.onhost.ready import wait_until_ready
 from bringup.onhost.release import Switch
 from bringup.onhost.say import say
+from bringup.onhost.watch import FAILURES, INTERVAL_S, tell_gave_up, watch
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bringup-host", description=__doc__)
+    parser.add_argument("--by", metavar="WHO", help="whom another run is told of while this one is at work")
     commands = parser.add_subparsers(dest="command", required=True)
     switch = commands.add_parser("switch", help="serve a release; the one before is put back if that fails")
     switch.add_argument("digest")
@@ -31,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
     checker.add_argument("--user", help="whom that runs as (as root alone)")
     checker.add_argument("--record", type=Path, help="file that keeps the result")
     checker.add_argument("--json", action="store_true", help="print the result as JSON too")
+    ready = commands.add_parser("ready", help="wait until the server has answered a request (for vllm.service)")
+    ready.add_argument("plan", type=Path)
+    watcher = commands.add_parser("watch", help="end a server that does not answer (for vllm-watch.service)")
+    watcher.add_argument("--interval-s", type=float, default=INTERVAL_S)
+    watcher.add_argument("--failures", type=int, default=FAILURES)
+    commands.add_parser("gave-up", help="tell that the service has given up (for vllm-failed.service)")
     return parser
 
 
@@ -40,15 +49,21 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o022)  # the service's user must be able to read what is built and downloaded
     try:
         if arguments.command == "switch":
-            Switch(arguments.digest).run()
+            Switch(arguments.digest, arguments.by).run()
         elif arguments.command == "build":
-            build(arguments.request)
+            build(arguments.request, arguments.by)
         elif arguments.command == "download":
-            download(arguments.request)
+            download(arguments.request, arguments.by)
         elif arguments.command == "gpu-check":
             request = read_request(arguments.request) if arguments.request else {}
             given = {name: value for name in ("python", "user") if (value := getattr(arguments, name)) is not None}
             gpu_check(request | given, arguments.record, arguments.json)
+        elif arguments.command == "ready":
+            wait_until_ready(arguments.plan)
+        elif arguments.command == "watch":
+            watch(arguments.interval_s, arguments.failures)
+        elif arguments.command == "gave-up":
+            tell_gave_up()
         else:
             say(Switch.current() or "nothing was deployed here")
     except BringupError as error:

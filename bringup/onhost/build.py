@@ -22,14 +22,14 @@ _ROOTS_UV_CACHE = Path("/root/.cache/uv")
 MARKER = ".bringup-built"
 
 
-def build(request_file: Path) -> None:
+def build(request_file: Path, by: str | None = None) -> None:
     """Build one environment, unless it is there and whole; a half-built one is removed first.
 
     The request is a JSON file rather than options, since the address of a package index may hold a password. It holds:
     ``target``, folder of the environment; ``requirements``, file that pins every package; ``checksum``, written into the
     marker when the environment is whole; ``index_url``, ``extra_index_urls`` and ``find_links``, which go before the host's
     own pip settings; ``torch_backend``, which of PyTorch's indexes uv uses for torch, or null; unless
-    ``torch_backend_is_set`` by the user, find-links go before it.
+    ``torch_backend_is_set`` by the user, find-links go before it. `by` says for whom it is built.
 
     Raises:
         BringupError: the environment cannot be built; nothing is left of it.
@@ -45,7 +45,7 @@ def build(request_file: Path) -> None:
     if _read(target / MARKER) == checksum:
         say(f"{target} is built already")
         return
-    with lock():
+    with lock(f"building {target.name}", by):
         if _read(target / MARKER) == checksum:  # by a run whose connection was cut, and which went on
             return
         _refuse_served(target)

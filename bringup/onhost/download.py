@@ -16,8 +16,8 @@ MARKER = ".bringup-complete"
 _SAY_EVERY_S = 10
 
 
-def download(request_file: Path) -> None:
-    """Download what a request names.
+def download(request_file: Path, by: str | None = None) -> None:
+    """Download what a request names, `by` says for whom.
 
     The request is a JSON file: ``hub`` (``huggingface`` or ``modelscope``), ``client`` (its program), ``repository``,
     ``revision``, ``endpoint`` (a mirror's address, or null), ``target`` (folder), ``size_mib`` (about; for the progress).
@@ -26,7 +26,7 @@ def download(request_file: Path) -> None:
         BringupError: the download failed or a checksum is wrong; what is there stays, and a repeated run resumes.
     """
     request = json.loads(request_file.read_text())
-    with lock():
+    with lock(f"downloading {request['repository']}", by):
         _download(request)
 
 

@@ -11,17 +11,15 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bringup.address import url_host
 from bringup.errors import BringupError
 from bringup.onhost.content import SERVED_FILES, content_checksum
 from bringup.onhost.lock import lock
 from bringup.onhost.say import say
+from bringup.onhost.server import server_of
 from bringup.onhost.systemd import SERVICE, main_pid, read, systemctl
 
 RELEASES = Path("/opt/bringup/releases")
@@ -81,8 +79,8 @@ def last_words(text: str, lines: int = 3) -> str:
 class Switch:
     """One switch to the release of a digest."""
 
-    def __init__(self, digest: str) -> None:
-        """Read the release's plan.
+    def __init__(self, digest: str, by: str | None = None) -> None:
+        """Read the release's plan; `by` says for whom the switch is.
 
         Raises:
             BringupError: there is no such release on this host.
@@ -92,9 +90,10 @@ class Switch:
             self.plan: dict[str, Any] = json.loads((self.release / "plan.json").read_text())
         except (OSError, ValueError) as error:
             raise BringupError(f"release {digest} is not on this host or its plan.json is damaged: {error}") from error
+        self.by = by
         self.stopped_pid: str | None = None
         self.port = int(self.plan["vllm"]["port"])
-        self.health_url = f"http://{url_host(self.plan['vllm']['host'])}:{self.port}/health"
+        self.server = server_of(self.plan)
 
     @staticmethod
     def current() -> str | None:
@@ -102,12 +101,12 @@ class Switch:
         return CURRENT.readlink().name if CURRENT.is_symlink() else None
 
     def run(self) -> None:
-        """Check, switch, wait for /health; put the previous release back if that fails.
+        """Check, switch, wait for the first answer; put the previous release back if that fails.
 
         Raises:
             BringupError: the new release does not serve; the message says why and what is served now.
         """
-        with lock():
+        with lock(f"switching to release {self.release.name}", self.by):
             previous = self.current()
             was_active = systemctl("is-active", SERVICE) == "active"
             (self.release / SERVED).unlink(missing_ok=True)
@@ -117,7 +116,7 @@ class Switch:
             started_s = time.time()
             try:
                 self._activate()
-                self._wait_until_healthy(started_s)
+                self._wait_until_up(started_s)
             except BringupError as error:
                 log = service_log(started_s, 2000)
                 cause = first_error(log)
@@ -131,7 +130,7 @@ class Switch:
             SMOKE_RECORD.unlink(missing_ok=True)
             self._compare_kv_cache(started_s)
             self._prune(previous)
-            say(f"release {self.release.name} is served at {self.health_url.removesuffix('/health')}")
+            say(f"release {self.release.name} is served at {self.server.url}")
 
     def _check_configuration(self) -> None:
         environment = dict(line.split("=", 1) for line in (self.release / "environment").read_text().splitlines() if "=" in line)
@@ -184,21 +183,22 @@ class Switch:
         say(f"starting release {release.name}")
         systemctl("restart", "--no-block", SERVICE)
 
-    def _wait_until_healthy(self, started_s: float) -> None:
-        deadline = time.monotonic() + float(self.plan["service"]["start_timeout_s"])
+    def _wait_until_up(self, started_s: float) -> None:
+        """Wait until the new process has answered a request, which is when systemd calls it up (bringup/onhost/ready.py)."""
+        timeout_s = float(self.plan["service"]["start_timeout_s"])
         began = shown = time.monotonic()
-        while time.monotonic() < deadline:
-            # the server before may still answer while it stops
-            if main_pid() not in (None, self.stopped_pid) and _healthy(self.health_url):
+        while time.monotonic() - began < timeout_s:
+            properties = systemctl("show", SERVICE, "--property=ActiveState", "--property=NRestarts").splitlines()
+            # the server before is up too, for as long as it stops
+            if "ActiveState=active" in properties and main_pid() not in (None, self.stopped_pid) and self.server.is_healthy():
                 return
-            properties = systemctl("show", SERVICE, "--property=ActiveState", "--property=NRestarts")
             if "ActiveState=failed" in properties or "NRestarts=0" not in properties:
                 raise BringupError(f"release {self.release.name} does not come up: the server ended while it started")
             if time.monotonic() - shown > 10:
                 shown = time.monotonic()
                 say(f"  {shown - began:.0f} s: {service_log(started_s, 1)[:110]}")
             time.sleep(0.5)
-        raise BringupError(f"release {self.release.name} was not healthy within {self.plan['service']['start_timeout_s']} s")
+        raise BringupError(f"release {self.release.name} did not answer a request within {timeout_s:.0f} s")
 
     def _put_back(self, previous: str | None) -> str:
         """Serve the previous release again and say so; without one, stop and disable the service."""
@@ -214,7 +214,7 @@ class Switch:
         try:
             before = Switch(previous)
             before._activate()
-            before._wait_until_healthy(began_s)
+            before._wait_until_up(began_s)
         except BringupError as error:
             return f"and the previous release {previous} does not come up again: {error.message}\n{service_log(began_s)}"
         return f"release {previous}, which was served before, is served again"
@@ -262,13 +262,3 @@ def _log_with_kv_cache(started_s: float) -> str:
         if re.search(_KV_CACHE_SIZE, log) or time.monotonic() > deadline:
             return log
         time.sleep(0.5)
-
-
-def _healthy(url: str) -> bool:
-    try:
-        # not through a proxy that the login's environment names
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

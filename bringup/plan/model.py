@@ -13,21 +13,7 @@ from bringup.plan.decision import Decision
 from bringup.plan.driver import DriverPlan
 from bringup.plan.host import HostSetting
 from bringup.plan.limits import LineCheck
-
-
-class ServicePlan(Frozen):
-    """What the systemd unit needs."""
-
-    command: tuple[str, ...]
-    """Absolute program and its arguments, the configuration file excluded."""
-    parser_module: str
-    """Module of the engine whose argument parser checks the configuration before the running service is touched."""
-    cpus: str
-    """Logical CPUs in the kernel's list format; empty leaves the placement to the kernel."""
-    memory_nodes: str
-    """NUMA nodes that memory is bound to, in the same format; empty binds nothing."""
-    start_timeout_s: int
-    stop_timeout_s: int
+from bringup.plan.service import ServicePlan
 
 
 class Needs(Frozen):

@@ -14,22 +14,17 @@ from bringup.plan.driver import DriverPlan, plan_driver
 from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, EngineOptions, cpu_options, gpu_options
 from bringup.plan.foresight import foresee, foresee_cpu
 from bringup.plan.host import owner_findings, plan_host
-from bringup.plan.model import Needs, Plan, ServicePlan, SmokePlan
+from bringup.plan.model import Needs, Plan, SmokePlan
 from bringup.plan.placement import plan_placement
+from bringup.plan.service import plan_service
 from bringup.plan.solve import NoWayError
 from bringup.plan.upgrade import what_would_do
-from bringup.probe.cpu import format_cpu_list
 from bringup.settings import HostFolderSource, HubSource, Settings, engine_settings_problems, normalized_engine_settings
 
 ENGINES_DIR = "/opt/bringup/engines"
 MODELS_DIR = "/var/lib/bringup/models"
 CACHE_DIR = "/var/lib/bringup/cache"
 HOME_DIR = "/var/lib/bringup/home"
-
-START_TIMEOUT_S = 900
-"""A first compile takes minutes; vLLM's own limit for its engine is 600 s (VLLM_ENGINE_READY_TIMEOUT_S)."""
-STOP_MARGIN_S = 15
-"""systemd waits this much longer than vLLM's graceful stop before it kills."""
 
 
 UNPINNED = "unpinned"
@@ -189,6 +184,8 @@ def make_plan(
         "HF_HOME": f"{CACHE_DIR}/huggingface",
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{engine_dir}/bin:/usr/local/bin:/usr/bin:/bin",
+        # the stacks of a server that hangs, when the watch ends it (bringup/onhost/watch.py)
+        "PYTHONFAULTHANDLER": "1",
         "VLLM_CACHE_ROOT": f"{CACHE_DIR}/vllm",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -204,6 +201,8 @@ def make_plan(
     if placement.omp_threads is not None:
         environment["OMP_NUM_THREADS"] = str(placement.omp_threads)
     stop_after_s = int(vllm.get("shutdown-timeout", SHUTDOWN_TIMEOUT_S))
+    memory_mib = engine.host_memory_mib + options.kv_cache_host_mib + (0 if card else int(model.weights_gib * 1024))
+    service, memory_limit = plan_service(facts, engine, engine_dir, placement, host, stop_after_s, memory_mib)
     sysctls = [setting for setting in host if setting.kind == "sysctl" and setting.default_on]
     return Plan(
         profile=settings.profile,
@@ -225,17 +224,10 @@ def make_plan(
         }
         | vllm,
         environment=environment,
-        service=ServicePlan(
-            command=(f"{engine_dir}/{engine.command[0]}", *engine.command[1:]),
-            parser_module=engine.parser_module,
-            cpus=format_cpu_list(placement.serving_cpus),
-            memory_nodes=format_cpu_list(placement.memory_nodes or ()),
-            start_timeout_s=START_TIMEOUT_S,
-            stop_timeout_s=stop_after_s + STOP_MARGIN_S,
-        ),
+        service=service,
         sysctls={setting.key: setting.value for setting in sysctls},
         needs=Needs(
-            memory_mib=engine.host_memory_mib + options.kv_cache_host_mib + (0 if card else int(model.weights_gib * 1024)),
+            memory_mib=memory_mib,
             engine_disk_mib=engine.disk_mib,
             model_disk_mib=0 if isinstance(settings.model_source, HostFolderSource) else _download_mib(model, repository),
             min_driver_branch=engine.min_driver_branch,
@@ -255,6 +247,7 @@ def make_plan(
             *choices,
             *options.decisions,
             *placement.decisions,
+            memory_limit,
             *(Decision(key=setting.key, value=setting.value, why=setting.why, source=setting.source) for setting in sysctls),
         ),
         findings=(*findings, *options.findings, *placement.findings, *owner_findings(host, facts)),

@@ -149,6 +149,7 @@ def parse_host(text: str) -> HostFacts:
         service_state=service.active,
         service_enabled=service.enabled,
         foreign_unit=service.foreign,
+        systemd_version=service.systemd_version,
         smoke=parse_smoke(body("smoke")),
         unknown=reading.unknown,
     )

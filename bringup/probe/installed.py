@@ -31,15 +31,19 @@ class ServiceState(Frozen):
     active: str
     enabled: bool
     foreign: str | None
+    systemd_version: int | None
+    """Of systemd itself; None where it is not there."""
 
 
 def parse_service(text: str) -> ServiceState:
-    """Parse `systemctl show`: ActiveState, or ``absent`` where there is no such unit; whether it starts at boot; whose it is."""
+    """Parse `systemctl show`: ActiveState, or ``absent`` where there is no such unit; whether it starts at boot; whose it is; and
+    systemd's own version."""
     values = key_values(text)
     return ServiceState(
         active=values.get("ActiveState", "absent") if values.get("LoadState") == "loaded" else "absent",
         enabled=values.get("UnitFileState") == "enabled",
         foreign=values.get("Foreign"),
+        systemd_version=int(version) if (version := values.get("SystemdVersion", "")).isdecimal() else None,
     )
 
 

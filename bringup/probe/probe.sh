@@ -218,6 +218,7 @@ if [ -L /opt/bringup/current ]; then
 fi
 section service
 systemctl show vllm.service --property=LoadState --property=ActiveState --property=UnitFileState 2>/dev/null
+systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/SystemdVersion=\1/p'
 unit=$(systemctl show vllm.service --property=FragmentPath --value 2>/dev/null)
 [ -n "$unit" ] && ! grep -q 'Written by bringup' "$unit" 2>/dev/null && echo "Foreign=$unit"
 section service-user; getent passwd vllm 2>/dev/null

@@ -10,6 +10,7 @@ from bringup.catalog.loader import tool_requirements
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource
 from deploys.context import Context
 from deploys.operations import model_folder, streamed_shell
+from deploys.owner import on_host
 from deploys.steps.runtime import environment
 
 MODELSCOPE_DIR = "/opt/bringup/tools/modelscope"
@@ -61,4 +62,4 @@ def _download(context: Context, source: HubSource) -> None:
         mode="644",
         create_remote_dir=False,
     )
-    streamed_shell(name=f"Download {plan.model} from {source.hub}", command=f"/opt/bringup/bin/bringup-host download {path}")
+    streamed_shell(name=f"Download {plan.model} from {source.hub}", command=on_host(f"download {path}"))

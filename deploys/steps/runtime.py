@@ -12,6 +12,7 @@ from bringup.catalog.loader import engine_requirements, tool_requirements
 from deploys.bundle import host_bundle
 from deploys.context import Context
 from deploys.operations import hidden_file, streamed_shell
+from deploys.owner import on_host
 from deploys.render import render, sha256
 
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "iproute2", "procps", "rsync")
@@ -69,4 +70,4 @@ def environment(context: Context, target: str, requirements: str, torch_backend:
         }
     )
     hidden_file(name=f"Put the build request of {name}", content=content.encode(), dest=request)
-    streamed_shell(name=f"Build {name}", command=f"/opt/bringup/bin/bringup-host build {request}")
+    streamed_shell(name=f"Build {name}", command=on_host(f"build {request}"))

@@ -10,9 +10,12 @@ from pyinfra.operations import files, server, systemd
 from bringup.onhost.content import SERVED_FILES, content_checksum, settings_in
 from deploys.context import Context
 from deploys.operations import hidden_file, streamed_shell
+from deploys.owner import on_host
 from deploys.render import render
 
 UNIT = "/etc/systemd/system/vllm.service"
+SUPPORT_UNITS = ("vllm-watch.service", "vllm-failed.service", "vllm-devices.service")
+"""What vllm.service leans on; the same for every release."""
 
 
 @deploy("Service")
@@ -39,6 +42,7 @@ def service(context: Context) -> bool:
     ):
         files.directory(name=f"Make {path}", path=path, user=user, group=user, mode=mode)
 
+    _support_units(context)
     rendered = {name: render(f"{name}.j2", plan) for name in SERVED_FILES}
     reasons = _reasons_to_switch(context, rendered)
     if reasons:
@@ -65,11 +69,23 @@ def service(context: Context) -> bool:
     if reasons:
         streamed_shell(
             name=f"Switch to release {plan.digest} ({'; '.join(reasons)})",
-            command=f"/opt/bringup/bin/bringup-host switch {plan.digest}",
+            command=on_host(f"switch {plan.digest}"),
         )
     elif not context.facts.service_enabled:
         systemd.service(name="Start vllm.service at boot", service="vllm.service", running=None, enabled=True)
     return bool(reasons)
+
+
+def _support_units(context: Context) -> None:
+    """Write the units around the server, and have systemd read them anew where one says something else."""
+    units = {f"/etc/systemd/system/{name}": render(f"{name}.j2", context.plan) for name in SUPPORT_UNITS}
+    differing = [path for path, content in units.items() if _differs(path, content)]
+    for path, content in units.items():
+        files.put(name=f"Write {path}", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
+    if differing:
+        server.shell(
+            name="Have systemd read them", commands=["systemctl daemon-reload && systemctl try-restart vllm-watch.service"]
+        )
 
 
 def _reasons_to_switch(context: Context, rendered: dict[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from bringup.plan import Plan, make_plan
 from bringup.settings import Settings
 from deploys.bundle import host_bundle
 from deploys.render import render
+from deploys.steps.service import SUPPORT_UNITS
 from tests.unit.machines import WORKSTATION, bare_workstation, demo_host, two_socket_server
 
 ROOT = Path(__file__).parents[2]
@@ -166,12 +168,29 @@ def test_unit_passes_systemds_own_check(plan: Plan, tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not installed")
     text = render("vllm.service.j2", plan)
     assert f"CPUAffinity={plan.service.cpus}\n" in text
-    unit = tmp_path / "vllm.service"
-    # the engine is not on this machine
-    unit.write_text(text.replace(f"ExecStart={plan.service.command[0]} ", f"ExecStart={shutil.which('true')} "))
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True)
-    complaints = [line for line in done.stderr.splitlines() if "vllm.service" in line]
+    units = {"vllm.service": text} | {name: render(f"{name}.j2", plan) for name in SUPPORT_UNITS}
+    for name, content in units.items():
+        # engine, tool and driver are not on this machine
+        on_host = re.compile(rf"(={re.escape(plan.service.command[0])}|=/opt/bringup/bin/bringup-host|=-/usr/bin/nvidia-\w+) ")
+        (tmp_path / name).write_text(on_host.sub(f"={shutil.which('true')} ", content))
+    command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in units)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    complaints = [line for line in done.stderr.splitlines() if "vllm-" in line or "vllm.service" in line]
     assert (done.returncode, complaints) == (0, [])
+
+
+@every_plan
+def test_unit_is_as_closed_as_it_is_said_to_be(plan: Plan, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / "vllm.service"
+    unit.write_text(render("vllm.service.j2", plan))
+    # exits with 1 above the threshold, which is in tenths
+    command = ["systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=25", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert ("DeviceAllow=char-nvidia* rw" in unit.read_text()) == (plan.gpu is not None)
+    assert ("PrivateDevices=yes" in unit.read_text()) == (plan.gpu is None)
 
 
 def test_systemds_check_would_see_a_mistake(tmp_path: Path) -> None:

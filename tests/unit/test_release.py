@@ -4,6 +4,8 @@ The same switch with the real ones is in tests/lab/test_deploy.py.
 """
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import pytest
 from bringup.errors import BringupError
 from bringup.onhost import lock, release
 from bringup.onhost.content import SERVED_FILES, content_checksum
+from bringup.onhost.server import Server
 
 
 class Host:
@@ -34,6 +37,7 @@ class Host:
         for name in SERVED_FILES:
             (folder / name).write_text(f"# comment\n{digest} {text}\n")
         plan = {
+            "model": "m",
             "vllm": {"host": "127.0.0.1", "port": 8000},
             "service": {"start_timeout_s": 5, "parser_module": "none"},
             "predicted": {"kv_cache_tokens": 84752},
@@ -70,7 +74,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(
         release, "main_pid", lambda: host.systemctl("show", "--property=MainPID") if host.state == "active" else None
     )
-    monkeypatch.setattr(release, "_healthy", lambda url: host.state == "active")
+    monkeypatch.setattr(Server, "is_healthy", lambda self: host.state == "active")
     monkeypatch.setattr(release, "service_log", lambda since, lines=25: "\n".join(host.log[-lines:]))
     monkeypatch.setattr(release, "LOG_DELAY_S", 0)
     monkeypatch.setattr(release.Switch, "_check_configuration", lambda self: None)
@@ -149,23 +153,30 @@ def test_first_release_that_fails_is_stopped(host: Host) -> None:
 
 def test_second_run_is_refused_while_the_first_is_at_work(host: Host) -> None:
     host.add("new")
-    with lock.lock(), pytest.raises(BringupError, match="another run is at work"):
+    with lock.lock("building vllm", "ann@laptop (pid 7)"), pytest.raises(BringupError) as refused:
         switch("new")
+    said = r"building vllm, since \d\d:\d\d:\d\d UTC \(\d+ s\), for ann@laptop \(pid 7\), process \d+ here"
+    assert re.search(said, str(refused.value))
     assert host.calls == []
 
 
-def test_health_is_asked_directly_whatever_proxy_the_login_names(tmp_path: Path) -> None:
+def test_lock_of_a_run_that_was_killed_holds_nobody_up(host: Host) -> None:
+    host.add("new")
     code = (
-        "import http.server, threading; from bringup.onhost.release import _healthy\n"
-        "class H(http.server.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self): self.send_response(200); self.end_headers()\n"
-        "    def log_message(self, *words): pass\n"
-        "server = http.server.HTTPServer(('127.0.0.1', 0), H); threading.Thread(target=server.serve_forever, daemon=True).start()\n"
-        "print(_healthy(f'http://127.0.0.1:{server.server_port}/health'))\n"
+        "import sys, time; from pathlib import Path; from bringup.onhost import lock\n"
+        "lock.LOCK = Path(sys.argv[1])\n"
+        "with lock.lock('building vllm'): print('held', flush=True); time.sleep(60)\n"
     )
-    environment = {"http_proxy": "http://127.0.0.1:9", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "True", done.stderr
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(lock.LOCK)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BringupError, match=f"building vllm.* process {other.pid} here"):
+            switch("new")
+        other.send_signal(signal.SIGKILL)
+    switch("new")
+    assert host.served() == "new"
 
 
 # vLLM 0.24.0 on an H100, and the wording of 0.33.0 (v1/core/kv_cache_utils.py) on a card and on the CPU

@@ -1,0 +1,33 @@
+"""Waits until the server has answered a request; systemd counts the service as up then (ExecStartPost of vllm.service)."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from bringup.errors import BringupError
+from bringup.onhost.say import say
+from bringup.onhost.server import server_of
+
+_POLL_S = 0.5
+
+
+def wait_until_ready(plan_file: Path) -> None:
+    """Wait for /health, then have a few tokens generated.
+
+    There is no limit of its own: systemd ends it with TimeoutStartSec, or once the server has died. The API key is in the
+    environment, as it is for the server.
+
+    Raises:
+        BringupError: the plan cannot be read, or the server is healthy and does not generate.
+    """
+    try:
+        plan = json.loads(plan_file.read_text())
+    except (OSError, ValueError) as error:
+        raise BringupError(f"{plan_file} cannot be read: {error}") from error
+    server = server_of(plan, os.environ.get("VLLM_API_KEY"))
+    while not server.is_healthy():
+        time.sleep(_POLL_S)
+    began_s = time.monotonic()
+    server.answer()
+    say(f"ready: the first answer took {time.monotonic() - began_s:.1f} s")
