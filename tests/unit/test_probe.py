@@ -325,7 +325,8 @@ def test_mutated_recording_never_raises_anything_else(name: str, mutations: list
             "cut": line[:at],
             "last-field": line[: len(line.rstrip()) - len(line.split()[-1])] + rubbish if line.split() else rubbish,
             "double": f"{line}\n{line}",
-            "huge": line * 500,
+            # cut, because a line that is drawn several times would grow to gigabytes
+            "huge": line[:1000] * 500,
         }[kind]
     plan_or_refuse("\n".join(lines) + "\n")
 
