@@ -228,9 +228,9 @@ def _release(body: str) -> str:
 
 
 def _smoke(body: str) -> str:
-    """Keep what was asked for and whether it passed; not the answers' times, which no fact holds."""
+    """Keep what was asked for and the outcome; not the answers' times, which no fact holds."""
     record = _json_object(body)
     request = record.get("request")
-    if not isinstance(request, dict) or "passed" not in record:
+    if not isinstance(request, dict) or "outcome" not in record:
         return ""
-    return json.dumps({"request": request | {"host": "host"}, "passed": record["passed"]}, ensure_ascii=False)
+    return json.dumps({"request": request | {"host": "host"}, "outcome": record["outcome"]}, ensure_ascii=False)

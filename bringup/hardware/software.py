@@ -1,6 +1,6 @@
 """NVIDIA's software on the host, and what an earlier run of bringup left."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -64,4 +64,4 @@ class SmokeRecord(Frozen):
 
     request: dict[str, Any]
     """What was asked for, as the record holds it: release, prompt, lines…"""
-    passed: bool
+    outcome: Literal["PASS", "FAIL", "INCONCLUSIVE"]

@@ -65,6 +65,6 @@ def parse_smoke(text: str) -> SmokeRecord | None:
     """Reduce the newest smoke record; None where there is none or it cannot be read (then it is run again)."""
     try:
         record = json.loads(text)
-        return SmokeRecord(request=record["request"], passed=record["passed"])
+        return SmokeRecord(request=record["request"], outcome=record["outcome"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -26,10 +26,10 @@ from bringup.smoke.model import (
     clean_base_url,
     validation_sentence,
 )
-from bringup.smoke.run import EXIT_FAILED, prepare_record_dir, progress_line, read_api_key, run_smoke, write_record
+from bringup.smoke.run import exit_code, prepare_record_dir, progress_line, read_api_key, run_smoke, write_record
 
 _PROMPT = "Explain in a few paragraphs how a refrigerator keeps food cold, and why its back is warm."
-_EXIT_CODES = "Exit code: 0 passed, 3 failed a line, 1 could not run, 2 wrong usage."
+_EXIT_CODES = "Exit code: 0 every line proven, 3 a line refuted, 4 neither (inconclusive), 1 could not run, 2 wrong usage."
 
 
 class _LineType(click.ParamType[AcceptanceLine]):
@@ -54,7 +54,7 @@ class _LineType(click.ParamType[AcceptanceLine]):
 @click.option("--model", metavar="NAME", help="Served model; by default the first that the server lists.")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="UTF-8 text to send; by default a short question.")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True, help="Length of each answer.")
-@click.option("--requests", type=click.IntRange(1), default=10, show_default=True, help="Measured requests.")
+@click.option("--requests", type=click.IntRange(1), help="Measured requests; by default as many as the lines need.")
 @click.option("--line", "lines", type=_LineType(), multiple=True, help="Fail when METRIC exceeds VALUE; repeatable.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File that holds the server's API key.")
 @click.option("--record-dir", type=click.Path(path_type=Path), help="Folder to keep the JSON record in.")
@@ -66,7 +66,7 @@ def smoke(
     model: str | None,
     prompt_file: Path | None,
     max_tokens: int,
-    requests: int,
+    requests: int | None,
     lines: tuple[AcceptanceLine, ...],
     api_key_file: Path | None,
     record_dir: Path | None,
@@ -97,7 +97,7 @@ def smoke(
         report = run_smoke(request, on_sample)
     record = None if record_dir is None else write_record(report, record_dir)
     _show(report, record, as_json)
-    context.exit(0 if report.passed else EXIT_FAILED)
+    context.exit(exit_code(report))
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -108,7 +108,7 @@ def report(context: click.Context, file: Path, as_json: bool) -> None:
     """Show the smoke record FILE; the exit code is that of the run."""
     found = read_record(file)
     _show(found, file.resolve(), as_json)  # latest.json will point elsewhere
-    context.exit(0 if found.passed else EXIT_FAILED)
+    context.exit(exit_code(found))
 
 
 def _read_prompt(path: Path) -> str:
@@ -129,7 +129,7 @@ def _progress(request: SmokeRequest) -> Iterator[OnSample]:
         return
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("warming up", total=request.warmup_requests + request.requests)
+        task = progress.add_task("warming up", total=request.warmup_requests + (request.requests or 29))
 
         def advance(phase: str, ended: int, sample: RequestSample) -> None:
             progress.update(task, advance=1, description=progress_line(request, phase, ended, sample), refresh=True)

@@ -8,14 +8,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bringup.smoke.model import SmokeReport
+from bringup.smoke.definitions import DEFINITIONS
+from bringup.smoke.model import Quantiles, SmokeReport, Stage
+from bringup.smoke.summary import measured, succeeded
 from bringup.smoke.verdict import label, quantity
 
-_DEFINITIONS = (
-    "TTFT: sending to first chunk with content. ITL: gap between chunks with content, over all requests. E2E: sending"
-    " to last chunk with content. Percentiles: nearest rank. tokens/s: output tokens over E2E time, of one stream."
-    " Prompts are salted, so that vLLM's prefix cache does not flatter TTFT."
-)
+_DEFINITIONS = " ".join(f"{term}: {meaning}." for term, meaning in DEFINITIONS.items())
+_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
 def render(report: SmokeReport, record: Path | None = None) -> RenderableType:
@@ -33,7 +32,7 @@ def render(report: SmokeReport, record: Path | None = None) -> RenderableType:
 
 def _verdict(report: SmokeReport) -> Text:
     request = report.request
-    verdict = Text.assemble(("PASS", "bold green") if report.passed else ("FAIL", "bold red"))
+    verdict = Text(report.outcome, style=_STYLES[report.outcome])
     verdict.append(f"  {request.model} on {request.host}", style="bold")
     if report.reason:
         verdict.append(f"\n{report.reason}")
@@ -58,36 +57,40 @@ def _lines(report: SmokeReport) -> Table:
             label(verdict.metric),
             quantity(verdict.metric, verdict.measured),
             quantity(verdict.metric, verdict.at_most),
-            Text("pass", style="green") if verdict.passed else Text("FAIL", style="bold red"),
+            Text(verdict.outcome, style=_STYLES[verdict.outcome]),
             Text(verdict.note),
         )
     return table
 
 
 def _figures(report: SmokeReport) -> Table:
-    summary = report.summary
     table = Table("Figure", box=box.SIMPLE)
-    for heading in ("P50", "P90"):
+    for heading in ("P50", "P90", "P99"):
         table.add_column(heading, justify="right")
-    table.add_row("TTFT", quantity("ttft_p50_ms", summary.ttft_p50_ms), quantity("ttft_p90_ms", summary.ttft_p90_ms))
-    table.add_row("ITL", quantity("itl_p50_ms", summary.itl_p50_ms), quantity("itl_p90_ms", summary.itl_p90_ms))
-    table.add_row("E2E", quantity("e2e_p50_ms", summary.e2e_p50_ms), quantity("e2e_p90_ms", summary.e2e_p90_ms))
+    for stage in report.stages:
+        for name in ("ttft", "itl", "tpot", "e2e"):
+            found: Quantiles | None = getattr(stage.summary, name)
+            values = (found.p50, found.p90, found.p99) if found else (None, None, None)
+            table.add_row(name.upper(), *("not measured" if value is None else f"{value:.1f} ms" for value in values))
     return table
 
 
 def _counts(report: SmokeReport) -> str:
-    succeeded = [sample for sample in report.samples if sample.error is None]
-    speed = report.summary.output_tokens_per_s
-    counts = (
-        f"{len(succeeded)} of {len(report.samples)} requests succeeded,"
-        f" {report.request.concurrency} at a time after {report.request.warmup_requests} to warm up"
-    )
-    if not succeeded:
+    return "\n".join(_counts_of(stage) for stage in report.stages)
+
+
+def _counts_of(stage: Stage) -> str:
+    good = succeeded(measured(stage.requests))
+    speed = stage.summary.output_tokens_per_s
+    counts = f"{len(good)} of {stage.summary.count} requests succeeded"
+    if stage.load.concurrency is not None:
+        counts += f", {stage.load.concurrency} at a time"
+    if not good:
         return counts
     return (
         f"{counts};"
-        f" prompt {_range([sample.prompt_tokens for sample in succeeded])} tokens,"
-        f" answer {_range([sample.completion_tokens for sample in succeeded])} tokens,"
+        f" prompt {_range([sample.prompt_tokens for sample in good])} tokens,"
+        f" answer {_range([sample.completion_tokens for sample in good])} tokens,"
         f" {'unknown' if speed is None else f'{speed:.1f}'} tokens/s"
     )
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from bringup.errors import BringupError
 from bringup.smoke.run import (
     EXIT_COULD_NOT_RUN,
-    EXIT_FAILED,
-    EXIT_PASSED,
+    exit_code,
     prepare_record_dir,
     progress_line,
     read_request,
@@ -18,11 +17,11 @@ from bringup.smoke.run import (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the request, write its record and return the exit code: 0 passed, 3 failed, 1 could not run."""
+    """Run the request, write its record and return the exit code: 0 passed, 3 failed, 4 inconclusive, 1 could not run."""
     parser = argparse.ArgumentParser(
         prog="python -m bringup.smoke",
         description="Measures a served model and holds it against acceptance lines.",
-        epilog="Exit code: 0 passed, 3 failed a line, 1 could not run, 2 wrong usage.",
+        epilog="Exit code: 0 every line proven, 3 a line refuted, 4 neither (inconclusive), 1 could not run, 2 wrong usage.",
     )
     parser.add_argument("request", type=Path, metavar="REQUEST.json", help="a request, or the record of an earlier run")
     parser.add_argument("--record-dir", type=Path, required=True, metavar="DIR", help="where the JSON record goes")
@@ -38,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted: no record was written.", file=sys.stderr)
         return EXIT_COULD_NOT_RUN
-    print(f"{'PASS' if report.passed else f'FAIL: {report.reason}'} (record: {record})", flush=True)
-    return EXIT_PASSED if report.passed else EXIT_FAILED
+    print(f"{report.outcome}{f': {report.reason}' if report.reason else ''} (record: {record})", flush=True)
+    return exit_code(report)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from bringup.smoke.model import RequestSample, ServerInfo, SmokeRequest
 OnSample = Callable[[str, int, RequestSample], None]
 """Called after each request: its phase (`warm-up` or `request`), how many of the phase have ended, the sample."""
 
+_REQUESTS = 29
 _INFO_TIMEOUT_S = 10  # for /version and /v1/models, which a healthy server answers at once
 _ERROR_BODY_BYTES = 4096  # of an error's body, enough for the sentence that says what went wrong
 _ERROR_TEXT_CHARS = 300  # of that sentence, so that ten failures stay readable
@@ -96,12 +97,16 @@ class _Answer:
             self.content_at.append(arrived)
         self.usage = chunk.usage or self.usage
 
-    def sample(self, sent: float, error: str | None) -> RequestSample:
+    def sample(self, sent: float, began: float, error: str | None) -> RequestSample:
         at = self.content_at
+        tokens = self.usage.completion_tokens
         return RequestSample(
+            intended_s=round(sent - began, 6),
+            sent_s=round(sent - began, 6),
             ttft_ms=_ms(at[0] - sent) if at else None,
             itl_ms=tuple(_ms(after - before) for before, after in pairwise(at)),
             e2e_ms=_ms(at[-1] - sent) if at and error is None else None,
+            tpot_ms=_ms((at[-1] - at[0]) / (tokens - 1)) if at and error is None and tokens and tokens > 1 else None,
             prompt_tokens=self.usage.prompt_tokens,
             completion_tokens=self.usage.completion_tokens,
             error=error,
@@ -115,6 +120,7 @@ class _Client:
     _session: aiohttp.ClientSession
     _request: SmokeRequest
     _api_key: str | None
+    _began: float
 
     async def send(self) -> RequestSample:
         answer, decoder = _Answer(), SseDecoder()
@@ -139,7 +145,7 @@ class _Client:
             error = str(problem)
         except (aiohttp.ClientError, OSError) as problem:
             error = self._transport_error(problem, len(answer.content_at))
-        return answer.sample(sent, self._plain(error) if error else None)
+        return answer.sample(sent, self._began, self._plain(error) if error else None)
 
     def _body(self) -> bytes:
         payload = {
@@ -173,6 +179,7 @@ class _Client:
 
 async def run_load(request: SmokeRequest, api_key: str | None, on_sample: OnSample) -> tuple[ServerInfo, tuple[RequestSample, ...]]:
     """Ask the server what it is, warm it up and measure it; return the samples in the order in which they ended."""
+    began = perf_counter()
     async with _session(api_key, request.timeout_s, request.concurrency) as session:
         server = ServerInfo(
             vllm_version=_text(await _get(session, f"{request.base_url}/version"), "version"),
@@ -185,9 +192,10 @@ async def run_load(request: SmokeRequest, api_key: str | None, on_sample: OnSamp
                 None,
             ),
         )
-        client = _Client(session, request, api_key)
-        await _send_all(client, "warm-up", request.warmup_requests, request.concurrency, on_sample)
-        return server, await _send_all(client, "request", request.requests, request.concurrency, on_sample)
+        client = _Client(session, request, api_key, began)
+        warm_up = await _send_all(client, "warm-up", request.warmup_requests, request.concurrency, on_sample)
+        samples = await _send_all(client, "request", request.requests or _REQUESTS, request.concurrency, on_sample)
+        return server, (*(sample.model_copy(update={"warm_up": True}) for sample in warm_up), *samples)
 
 
 async def first_model(base_url: str, api_key: str | None) -> str:

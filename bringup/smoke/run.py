@@ -6,16 +6,18 @@ import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 
 from pydantic import ValidationError
 
 from bringup import __version__
 from bringup.errors import BringupError
 from bringup.smoke.load import OnSample, run_load
-from bringup.smoke.model import RequestSample, SmokeReport, SmokeRequest, validation_sentence
-from bringup.smoke.verdict import failure_reason, judge, summarise
+from bringup.smoke.model import Load, RequestSample, SmokeReport, SmokeRequest, Stage, validation_sentence
+from bringup.smoke.summary import summarise
+from bringup.smoke.verdict import judge, overall
 
-EXIT_PASSED, EXIT_COULD_NOT_RUN, EXIT_FAILED = 0, 1, 3
+EXIT_PASSED, EXIT_COULD_NOT_RUN, EXIT_FAILED, EXIT_INCONCLUSIVE = 0, 1, 3, 4
 """Exit codes of a smoke run, here and in `bringup smoke`."""
 
 _KEEP_RECORDS = 50
@@ -58,25 +60,42 @@ def run_smoke(request: SmokeRequest, on_sample: OnSample) -> SmokeReport:
     BringupError when the API key cannot be read.
     """
     api_key = read_api_key(request.api_key_file)
-    started_at = datetime.now(UTC)
+    started_at, began = datetime.now(UTC), perf_counter()
     server, samples = asyncio.run(run_load(request, api_key, on_sample))
-    verdicts = judge(samples, request.lines, request.max_tokens)
+    verdicts = judge(samples, request.lines, request.max_tokens, request.confidence)
+    outcome, reason = overall(samples, verdicts)
+    load = Load(kind="closed", concurrency=request.concurrency, prompts="given", output_tokens=request.max_tokens)
+    stage = Stage(
+        name="smoke",
+        load=load,
+        begin_s=0,
+        end_s=perf_counter() - began,
+        requests=samples,
+        summary=summarise(samples, request.lines),
+    )
     return SmokeReport(
         started_at=started_at.isoformat(timespec="microseconds"),
         tool_version=__version__,
+        host=request.host,
+        profile=request.profile,
+        release=request.release,
         request=request,
         server=server,
-        samples=samples,
-        summary=summarise(samples),
+        stages=(stage,),
         verdicts=verdicts,
-        passed=all(verdict.passed for verdict in verdicts),
-        reason=failure_reason(samples, verdicts),
+        outcome=outcome,
+        reason=reason,
     )
+
+
+def exit_code(report: SmokeReport) -> int:
+    """Return the exit code that tells the outcome."""
+    return {"PASS": EXIT_PASSED, "FAIL": EXIT_FAILED, "INCONCLUSIVE": EXIT_INCONCLUSIVE}[report.outcome]
 
 
 def progress_line(request: SmokeRequest, phase: str, ended: int, sample: RequestSample) -> str:
     """Return what people see after each request."""
-    head = f"{phase} {ended}/{request.warmup_requests if phase == 'warm-up' else request.requests}"
+    head = f"{phase} {ended}/{request.warmup_requests if phase == 'warm-up' else request.requests or 29}"
     if sample.error is not None or sample.ttft_ms is None or sample.e2e_ms is None:
         return f"{head}: failed: {sample.error}"
     tokens = "unknown" if sample.completion_tokens is None else sample.completion_tokens

@@ -1,80 +1,79 @@
-"""From samples to figures and a verdict: pure functions."""
+"""Holds a stage's requests against acceptance lines: pure functions; the bounds are explained in `bringup.smoke.statistics`."""
 
+import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from bringup.smoke.model import AcceptanceLine, LineVerdict, MetricName, RequestSample, SmokeSummary
+from bringup.smoke import statistics
+from bringup.smoke.model import AcceptanceLine, LineVerdict, MetricName, Outcome, RequestSample
+from bringup.smoke.summary import measured, metric_parts, succeeded
 
-_P90_NEEDS_REQUESTS = 29  # smallest n with 0.9**n < 0.05: fewer, even all below a line, prove no P90 at 95 % confidence
-
-
-def nearest_rank(values: Sequence[float], percent: int) -> float | None:
-    """Return the smallest value that at least `percent` % (1 to 100) of the values do not exceed; None without any."""
-    if not values:
-        return None
-    rank = -(-len(values) * percent // 100)  # rounded up, in integers: no floating-point slip at the edge
-    return sorted(values)[rank - 1]
+_NEEDED_AT_MOST = 10_000
+"""Beyond that, "more requests" is no advice."""
 
 
-def summarise(samples: Sequence[RequestSample]) -> SmokeSummary:
-    """Reduce the samples to the figures of the report; those of failed requests are left out, and counted."""
-    good = _succeeded(samples)
-    ttft = [sample.ttft_ms for sample in good if sample.ttft_ms is not None]
-    e2e = [sample.e2e_ms for sample in good if sample.e2e_ms is not None]
-    itl = [gap for sample in good for gap in sample.itl_ms]
-    counted = [(s.completion_tokens, s.e2e_ms) for s in good if s.completion_tokens is not None and s.e2e_ms]
-    return SmokeSummary(
-        ttft_p50_ms=nearest_rank(ttft, 50),
-        ttft_p90_ms=nearest_rank(ttft, 90),
-        itl_p50_ms=nearest_rank(itl, 50),
-        itl_p90_ms=nearest_rank(itl, 90),
-        e2e_p50_ms=nearest_rank(e2e, 50),
-        e2e_p90_ms=nearest_rank(e2e, 90),
-        failed_requests=len(samples) - len(good),
-        output_tokens_per_s=(
-            round(1000 * sum(tokens for tokens, _ in counted) / sum(ms for _, ms in counted), 2) if counted else None
-        ),
-    )
+def judge(
+    samples: Sequence[RequestSample],
+    lines: Sequence[AcceptanceLine],
+    max_tokens: int,
+    confidence: float = 0.95,
+    floors: Mapping[str, float] | None = None,
+) -> tuple[LineVerdict, ...]:
+    """Hold the requests against the lines, and against `failed_requests` at most 0 unless a line says otherwise.
 
-
-def judge(samples: Sequence[RequestSample], lines: Sequence[AcceptanceLine], max_tokens: int) -> tuple[LineVerdict, ...]:
-    """Hold the samples against the lines, and against `failed_requests` at most 0 unless a line says otherwise.
-
-    An E2E line passes only when each answer had `max_tokens` tokens: the time of another length says nothing about it.
+    Args:
+        samples: of one stage; warm-up is left out.
+        lines: what must not be exceeded.
+        max_tokens: length of the answers. An E2E line passes only when each answer had it: another length says nothing about it.
+        confidence: of each bound.
+        floors: `ttft`, `itl`, `tpot`, `e2e` to the least milliseconds that are possible.
     """
-    summary = summarise(samples)
     if all(line.metric != "failed_requests" for line in lines):
         lines = (*lines, AcceptanceLine(metric="failed_requests", at_most=0))
-    return tuple(_judge_line(line, summary, samples, max_tokens) for line in lines)
+    counted = measured(samples)
+    return tuple(_judge_line(line, counted, max_tokens, confidence, floors or {}) for line in lines)
 
 
-def failure_reason(samples: Sequence[RequestSample], verdicts: Sequence[LineVerdict]) -> str:
-    """Say in one sentence why the run failed; empty when every line passed."""
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    if not failed:
-        return ""
-    errors = Counter(sample.error for sample in samples if sample.error is not None)
+def overall(samples: Sequence[RequestSample], verdicts: Sequence[LineVerdict]) -> tuple[Outcome, str]:
+    """Return the outcome of all lines, and one sentence on why it is not PASS (empty when it is).
+
+    All lines must be proven, so that the run's false PASS is at most as likely as one line's.
+    """
+    counted = measured(samples)
+    sent = counted or samples  # where not even the warm-up succeeded, nothing was measured
+    errors = Counter(sample.error for sample in sent if sample.error is not None)
     [(most_frequent, times)] = errors.most_common(1) or [("", 0)]
-    if not _succeeded(samples):
-        return f"No request succeeded; {times} of {len(samples)} failed with: {most_frequent}"
-    parts = []
-    for verdict in failed:
-        measured, at_most = (quantity(verdict.metric, value) for value in (verdict.measured, verdict.at_most))
-        if verdict.metric == "failed_requests":
-            parts.append(f"{measured} of {len(samples)} requests failed, above {at_most} (most often: {most_frequent})")
-        elif verdict.measured is not None and verdict.measured > verdict.at_most:
-            parts.append(f"{label(verdict.metric)} was {measured}, above {at_most}")
-        else:
-            parts.append(f"{label(verdict.metric)} was {measured}, but {verdict.note}")
-    return "; ".join(parts)
+    if not succeeded(counted):
+        return "FAIL", f"No request succeeded; {times} of {len(sent)} failed with: {most_frequent}"
+    failed = [verdict for verdict in verdicts if verdict.outcome == "FAIL"]
+    if failed:
+        return "FAIL", "; ".join(_why_failed(verdict, len(counted), str(most_frequent)) for verdict in failed)
+    open_lines = [verdict for verdict in verdicts if verdict.outcome == "INCONCLUSIVE"]
+    if open_lines:
+        return "INCONCLUSIVE", "; ".join(_why_open(verdict) for verdict in open_lines)
+    return "PASS", ""
+
+
+def floors_of(plan: Mapping[str, Any] | None, prompt: str | None, max_tokens: int) -> dict[str, float]:
+    """Return the floors that a plan.json holds; those of TTFT and E2E only for the very prompt and answer that it was made for."""
+    predicted = (plan or {}).get("predicted") or {}
+    smoke = (plan or {}).get("smoke") or {}
+    floors = {"itl": predicted.get("ms_per_token_floor"), "tpot": predicted.get("ms_per_token_floor")}
+    if smoke.get("prompt") == prompt:
+        floors["ttft"] = predicted.get("ttft_floor_ms")
+        if smoke.get("max_tokens") == max_tokens:
+            floors["e2e"] = predicted.get("e2e_floor_ms")
+    return {name: float(floor) for name, floor in floors.items() if isinstance(floor, int | float)}
 
 
 def label(metric: MetricName) -> str:
     """Return a metric's name as people write it, such as `TTFT P90`."""
     if metric == "failed_requests":
         return "Failed requests"
-    name, percentile, _ = metric.split("_")
-    return f"{name.upper()} {percentile.upper()}"
+    name, percent = metric_parts(metric)
+    return f"{name.upper()} P{percent}"
 
 
 def quantity(metric: MetricName, value: float | None) -> str:
@@ -84,28 +83,189 @@ def quantity(metric: MetricName, value: float | None) -> str:
     return f"{value:g}" if metric == "failed_requests" else f"{value:.1f} ms"
 
 
-def _judge_line(line: AcceptanceLine, summary: SmokeSummary, samples: Sequence[RequestSample], max_tokens: int) -> LineVerdict:
-    measured: float | None = getattr(summary, line.metric)  # the summary's fields bear the metrics' names
-    passed = measured is not None and measured <= line.at_most
-    wrong_length = _wrong_length(samples, max_tokens)
-    notes = []
-    if measured is None:
-        notes.append("there was nothing to measure it on")
-    elif line.metric == "failed_requests":
-        notes += [wrong_length] if wrong_length else []
-    else:
-        if line.metric.startswith("e2e_") and wrong_length:
-            passed = False
-            notes.append(wrong_length)
-        succeeded = len(_succeeded(samples))
-        if line.metric in ("ttft_p90_ms", "e2e_p90_ms") and succeeded < _P90_NEEDS_REQUESTS:
-            notes.append(f"observed, not a bound: {succeeded} requests cannot prove a P90, which takes {_P90_NEEDS_REQUESTS}")
-    return LineVerdict(metric=line.metric, at_most=line.at_most, measured=measured, passed=passed, note="; ".join(notes))
+def _why_failed(verdict: LineVerdict, count: int, most_frequent: str) -> str:
+    found, at_most = (quantity(verdict.metric, value) for value in (verdict.measured, verdict.at_most))
+    if verdict.metric == "failed_requests":
+        return f"{found} of {count} requests failed, above {at_most} (most often: {most_frequent})"
+    bound = (
+        f" (at least {quantity(verdict.metric, verdict.lower)} with {verdict.confidence:.0%} confidence)" if verdict.lower else ""
+    )
+    return f"{label(verdict.metric)} was {found}{bound}, above {at_most}"
 
 
-def _wrong_length(samples: Sequence[RequestSample], max_tokens: int) -> str:
+def _why_open(verdict: LineVerdict) -> str:
+    found, at_most = (quantity(verdict.metric, value) for value in (verdict.measured, verdict.at_most))
+    return f"{label(verdict.metric)} at most {at_most} is neither proven nor refuted: it was {found}, {verdict.note}"
+
+
+def _judge_line(
+    line: AcceptanceLine, counted: Sequence[RequestSample], max_tokens: int, confidence: float, floors: Mapping[str, float]
+) -> LineVerdict:
+    if line.metric == "failed_requests":
+        return _judge_failures(line, counted, max_tokens)
+    name, percent = metric_parts(line.metric)
+    find = _bounds_of_gaps if name == "itl" else _bounds_of_requests
+    verdict = find(line, counted, percent / 100, confidence)
+    notes = [verdict.note] if verdict.note else []
+    outcome = verdict.outcome
+    wrong_length = _wrong_length(counted, max_tokens)
+    if name == "e2e" and wrong_length:
+        outcome = "INCONCLUSIVE" if outcome == "PASS" else outcome
+        notes.append(wrong_length)
+    floor = floors.get(name)
+    if floor is not None and floor > line.at_most:
+        notes.append(f"no software can reach it: the floor is {floor:.1f} ms")
+    ratio = round(verdict.measured / floor, 3) if floor and verdict.measured is not None else None
+    return verdict.model_copy(update={"outcome": outcome, "note": "; ".join(notes), "floor_ms": floor, "ratio_to_floor": ratio})
+
+
+def _judge_failures(line: AcceptanceLine, counted: Sequence[RequestSample], max_tokens: int) -> LineVerdict:
+    """A count in this run, not a bound on all requests."""
+    failed = len(counted) - len(succeeded(counted))
+    return LineVerdict(
+        metric=line.metric,
+        at_most=line.at_most,
+        measured=failed,
+        outcome="PASS" if failed <= line.at_most else "FAIL",
+        samples=len(counted),
+        misses=failed,
+        note=_wrong_length(counted, max_tokens),
+    )
+
+
+def _bounds_of_requests(line: AcceptanceLine, counted: Sequence[RequestSample], quantile: float, confidence: float) -> LineVerdict:
+    """Judge a line on one number a request; a failed request took for ever."""
+    name, percent = metric_parts(line.metric)
+    values = sorted(_value(sample, name) for sample in counted)
+    count = len(values)
+    misses = sum(value > line.at_most for value in values)
+    upper_rank = statistics.upper_rank(count, quantile, confidence)
+    lower_rank = statistics.lower_rank(count, quantile, confidence)
+    upper = values[upper_rank - 1] if upper_rank else None
+    lower = values[lower_rank - 1] if lower_rank else None
+    known = [value for value in values if value < math.inf]
+    outcome: Outcome = "INCONCLUSIVE"
+    if upper is not None and upper <= line.at_most:
+        outcome = "PASS"
+    elif lower is not None and lower > line.at_most:
+        outcome = "FAIL"
+    needed = _needed(misses, count, quantile, confidence) if outcome == "INCONCLUSIVE" else None
+    return LineVerdict(
+        metric=line.metric,
+        at_most=line.at_most,
+        measured=statistics.nearest_rank(known, percent),
+        outcome=outcome,
+        lower=_finite(lower),
+        upper=_finite(upper),
+        confidence=confidence,
+        samples=count,
+        misses=misses,
+        needed=needed,
+        note=_open_note(outcome, count, misses, bool(known), needed, confidence),
+    )
+
+
+def _bounds_of_gaps(line: AcceptanceLine, counted: Sequence[RequestSample], quantile: float, confidence: float) -> LineVerdict:
+    """Judge a line on ITL: each request is one draw of the share of its gaps that miss; a failed request missed with all."""
+    with_gaps = [sample for sample in counted if sample.itl_ms or sample.error is not None]
+    of_each = [sorted(sample.itl_ms) if sample.error is None else None for sample in with_gaps]
+    gaps = sorted(gap for own in of_each if own for gap in own)
+    count = len(of_each)
+
+    def share(limit: float) -> float:
+        missed = (1.0 if own is None else 1 - bisect_right(own, limit) / len(own) for own in of_each)
+        return math.fsum(missed) / count
+
+    def proven(limit: float) -> bool:
+        return statistics.share_proves(count, share(limit), quantile, confidence)
+
+    def not_refuted(limit: float) -> bool:
+        return not statistics.share_refutes(count, share(limit), quantile, confidence)
+
+    outcome: Outcome = "INCONCLUSIVE"
+    if count and proven(line.at_most):
+        outcome = "PASS"
+    elif count and not not_refuted(line.at_most):
+        outcome = "FAIL"
+    mean = share(line.at_most) if count else 0.0
+    # a line below the smallest gap is missed by all of them
+    least = bool(gaps) and statistics.share_refutes(count, 1.0, quantile, confidence)
+    lower = _first_where(gaps, not_refuted) if least else None
+    needed = None
+    if outcome == "INCONCLUSIVE" and count and mean != 1 - quantile:
+        needed = math.ceil(-math.log(1 - confidence) / statistics.relative_entropy(mean, 1 - quantile))
+        needed = needed if needed <= _NEEDED_AT_MOST else None
+    return LineVerdict(
+        metric=line.metric,
+        at_most=line.at_most,
+        measured=statistics.nearest_rank(gaps, round(quantile * 100)),
+        outcome=outcome,
+        lower=lower,
+        upper=_first_where(gaps, proven),
+        confidence=confidence,
+        samples=count,
+        misses=sum(own is None or own[-1] > line.at_most for own in of_each),
+        needed=needed,
+        note=_open_note(outcome, count, None, bool(gaps), needed, confidence, mean),
+    )
+
+
+def _first_where(values: Sequence[float], holds: Callable[[float], bool]) -> float | None:
+    """Return the first of ascending values at which a condition holds that stays true once it is; None where it never does."""
+    found = statistics.first_true(0, len(values), lambda index: holds(values[index]))
+    return values[found] if found < len(values) else None
+
+
+def _needed(misses: int, count: int, quantile: float, confidence: float) -> int | None:
+    """Return how many requests would settle the line if the share of misses stayed the same; None where no number would."""
+    if count == 0:
+        return statistics.requests_needed(quantile, confidence)
+    share, p = misses / count, 1 - quantile
+
+    def settled(n: int) -> bool:
+        if share < p:
+            return statistics.at_most(n, math.ceil(share * n), p) <= 1 - confidence
+        return statistics.at_most(n, math.floor(share * n) - 1, p) >= confidence
+
+    high = count + 1
+    while share == p or not settled(high):
+        high *= 2
+        if high > _NEEDED_AT_MOST:
+            return None
+    return statistics.first_true(count + 1, high, settled)
+
+
+def _open_note(
+    outcome: Outcome, count: int, misses: int | None, known: bool, needed: int | None, confidence: float, share: float = 0.0
+) -> str:
+    if outcome != "INCONCLUSIVE":
+        return ""
+    if not known:
+        return "there was nothing to measure it on"
+    missed = (
+        f"{misses} of {count} requests missed it"
+        if misses is not None
+        else f"{share:.1%} of the gaps of {count} requests missed it"
+    )
+    if misses == 0:
+        missed += f", which proves P{100 * statistics.provable_quantile(count, confidence):.3g} at most"
+    if needed is None:
+        return f"{missed}, and no reasonable number of requests would settle it"
+    return f"{missed}; about {needed} requests would settle it"
+
+
+def _value(sample: RequestSample, name: str) -> float:
+    value: float | None = getattr(sample, f"{name}_ms")
+    return math.inf if value is None or sample.error is not None else value
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and value < math.inf else None
+
+
+def _wrong_length(counted: Sequence[RequestSample], max_tokens: int) -> str:
     """Say how the answers differ from the length that was asked for; empty when they do not."""
-    good = _succeeded(samples)
+    good = succeeded(counted)
     other = [sample.completion_tokens for sample in good if sample.completion_tokens != max_tokens]
     counts = [count for count in other if count is not None]
     if not other:
@@ -114,7 +274,3 @@ def _wrong_length(samples: Sequence[RequestSample], max_tokens: int) -> str:
         return f"the server reported no token count for {len(other)} of {len(good)} answers"
     length = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     return f"{len(other)} of {len(good)} answers had {length} tokens instead of {max_tokens}"
-
-
-def _succeeded(samples: Sequence[RequestSample]) -> list[RequestSample]:
-    return [sample for sample in samples if sample.error is None]

@@ -188,14 +188,14 @@ def test_what_an_earlier_run_left() -> None:
     text = with_body("engines", "vllm-0.33.0-cuda-f1080232 abc\nhalf-written")
     text = with_body("release", 'releases/0123456789ab\nc0ffee\n{"decisions": [{"key": "max-model-len", "value": 4096}]}', text)
     text = with_body("service", "LoadState=loaded\nActiveState=active\nUnitFileState=enabled", text)
-    text = with_body("smoke", '{"request": {"release": "0123456789ab"}, "passed": true}', text)
+    text = with_body("smoke", '{"request": {"release": "0123456789ab"}, "outcome": "PASS"}', text)
     facts = parse_host(text)
     assert facts.engines == {"vllm-0.33.0-cuda-f1080232": "abc"}
     assert facts.served is not None
     assert facts.served.model_dump() == {"digest": "0123456789ab", "content": "c0ffee", "decisions": {"max-model-len": 4096}}
     assert (facts.service_state, facts.service_enabled) == ("active", True)
     assert facts.smoke is not None
-    assert (facts.smoke.request, facts.smoke.passed) == ({"release": "0123456789ab"}, True)
+    assert (facts.smoke.request, facts.smoke.outcome) == ({"release": "0123456789ab"}, "PASS")
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def planted(**secret: str) -> dict[str, str]:
         "service": f"LoadState=loaded\nActiveState=active\nForeign=/home/{other}/.config/vllm.service",
         "service-user": f"vllm:x:998:998:{host},,{serial}:/home/{other}:/bin/sh",
         "release": f"/opt/bringup/releases/0123456789ab\n{'0' * 64}\n{json.dumps({'decisions': decisions, 'note': host})}",
-        "smoke": json.dumps({"request": request, "passed": True, "server": host}),
+        "smoke": json.dumps({"request": request, "outcome": "PASS", "server": host}),
     }
 
 
@@ -172,7 +172,7 @@ def test_scrub_keeps_what_a_plan_is_made_from() -> None:
     assert facts.served is not None
     assert facts.served.decisions.keys() == {"listen", "seed"}
     assert facts.smoke is not None
-    assert facts.smoke.passed
+    assert facts.smoke.outcome == "PASS"
     # folders that were on two disks still are
     assert len({disk.device for disk in facts.disks}) == 2
 

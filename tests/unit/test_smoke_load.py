@@ -19,7 +19,7 @@ def measure(
     request = SmokeRequest.model_validate({"base_url": base_url, **asked, **changes})
     seen: list[tuple[str, int]] = []
     server, samples = asyncio.run(run_load(request, api_key, lambda phase, ended, _: seen.append((phase, ended))))
-    return server, samples, seen
+    return server, tuple(sample for sample in samples if not sample.warm_up), seen
 
 
 def errors(fault: Fault, **changes: object) -> list[str | None]:

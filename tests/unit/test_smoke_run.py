@@ -48,13 +48,13 @@ def ask(folder: Path, base_url: object, **changes: object) -> Path:
 
 def test_a_run_from_the_zip_passes_and_leaves_a_record(zipped: Path, tmp_path: Path) -> None:
     records = tmp_path / "new" / "records"
-    lines = [{"metric": "e2e_p90_ms", "at_most": 30000}]
+    lines = [{"metric": "e2e_p50_ms", "at_most": 30000}]
     with serving(FakeOpenAI(ttft_s=0.01)) as url:
-        ran = smoke(zipped, ask(tmp_path, url, lines=lines, release="ab12cd"), records)
+        ran = smoke(zipped, ask(tmp_path, url, lines=lines, release="ab12cd", requests=5), records)
     assert ran.returncode == 0, ran.stderr
     *progress, final = ran.stdout.splitlines()
     assert [text.split(":")[0] for text in progress] == [
-        "warm-up 1/2", "warm-up 2/2", "request 1/3", "request 2/3", "request 3/3"
+        "warm-up 1/2", "warm-up 2/2", *(f"request {n}/5" for n in range(1, 6)),
     ]  # fmt: skip
     assert "4 tokens in" in progress[-1]
     [record] = [path for path in records.iterdir() if path.name != "latest.json"]
@@ -65,22 +65,31 @@ def test_a_run_from_the_zip_passes_and_leaves_a_record(zipped: Path, tmp_path: P
     report = SmokeReport.model_validate_json(record.read_bytes())
     assert report.passed
     assert report.server.vllm_version == "0.32.0"
-    assert [(verdict.metric, verdict.passed) for verdict in report.verdicts] == [
-        ("e2e_p90_ms", True),
-        ("failed_requests", True),
+    assert [(verdict.metric, verdict.outcome) for verdict in report.verdicts] == [
+        ("e2e_p50_ms", "PASS"),
+        ("failed_requests", "PASS"),
     ]
-    assert len(report.samples) == 3
+    assert report.stages[0].summary.count == 5
 
 
 def test_a_missed_line_exits_3_and_leaves_the_record(zipped: Path, tmp_path: Path) -> None:
     lines = [{"metric": "ttft_p50_ms", "at_most": 5}]
     with serving(FakeOpenAI(ttft_s=0.02)) as url:
-        ran = smoke(zipped, ask(tmp_path, url, lines=lines), tmp_path / "records")
+        ran = smoke(zipped, ask(tmp_path, url, lines=lines, requests=5), tmp_path / "records")
     assert ran.returncode == 3
     assert "FAIL: TTFT P50 was" in ran.stdout
     report = SmokeReport.model_validate_json((tmp_path / "records" / "latest.json").read_bytes())
     assert not report.passed
     assert report.reason in ran.stdout
+
+
+def test_too_few_requests_exit_4_and_say_how_many_it_takes(zipped: Path, tmp_path: Path) -> None:
+    lines = [{"metric": "ttft_p90_ms", "at_most": 30000}]
+    with serving(FakeOpenAI()) as url:
+        ran = smoke(zipped, ask(tmp_path, url, lines=lines), tmp_path / "records")
+    assert ran.returncode == 4
+    assert "INCONCLUSIVE: TTFT P90 at most 30000.0 ms is neither proven nor refuted" in ran.stdout
+    assert "about 29 requests would settle it" in ran.stdout
 
 
 def test_a_server_that_is_down_is_a_failed_run_with_a_record(zipped: Path, tmp_path: Path) -> None:
@@ -102,7 +111,7 @@ def test_a_record_can_be_run_again(zipped: Path, tmp_path: Path) -> None:
     assert first == second
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"schema_version": 2}'])
 def test_a_request_file_that_is_none_exits_1_and_is_named(zipped: Path, tmp_path: Path, text: str | None) -> None:
     request = tmp_path / "request.json"
     if text is not None:
