@@ -10,7 +10,7 @@ from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.util import CommandOutput
 
 from bringup.plan.driver import DriverPlan
-from bringup.plan.driver_activation import Activation, activation
+from bringup.plan.driver_activation import Activation, activation, why_not_loaded
 from bringup.probe.driver_status import DriverStatus, parse_driver_status
 
 _NO_ANSWER_S = 5
@@ -35,7 +35,9 @@ class ActivateCommand(StringCommand):
             status = self._status(host, connector_arguments)
             if not ok or status.loaded is None:
                 said = " ".join(line.line for line in output.output_lines)
-                return self._failed(host, f"the driver is installed, but its module does not load: {said} (see dmesg on the host)")
+                # the last attempt's lines; NVIDIA's messages have up to six
+                _, log = self._run(host, 'dmesg | grep -E "NVRM|nvidia:|ockdown|x509" | tail -n 9', connector_arguments)
+                return self._failed(host, why_not_loaded(said, "\n".join(log.stdout_lines)))
             due = activation(self.plan, status)
         if due.step == "reboot":
             if refusal := self._refusal(host):

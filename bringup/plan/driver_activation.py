@@ -1,10 +1,31 @@
 """What it takes until an installed driver runs."""
 
+import re
 from typing import Literal
 
 from bringup.hardware import Frozen
 from bringup.plan.driver import DriverPlan
 from bringup.probe.driver_status import DriverStatus
+
+_WAYS_OUT = (
+    (
+        r"not supported by the",
+        "this driver does not know the card, or the card does not answer: see nvidia_driver, and the card's seat and power",
+    ),
+    (
+        r"No NVIDIA GPU found|probe routine was not called",
+        "no card is free for it: look whether one is there (lspci), and whether another driver has it",
+    ),
+    (
+        r"[Kk]ey was rejected|[Rr]equired key not available|ockdown|not permitted",
+        "Secure Boot or a locked-down kernel refuses modules that nobody signed",
+    ),
+    (
+        r"Exec format error|Unknown symbol|Invalid argument",
+        "it was built for another kernel: dkms status on the host tells for which",
+    ),
+)
+"""What modprobe or the kernel says, and what it means."""
 
 
 class Activation(Frozen):
@@ -40,3 +61,19 @@ def activation(plan: DriverPlan, status: DriverStatus) -> Activation:
         why = f"module {status.loaded} is loaded, but the library is {status.library}: packages of two versions are installed"
         return Activation(step="broken", why=why)
     return Activation(step="done", why=f"driver {status.loaded} runs: module, library and nvidia-smi agree")
+
+
+def why_not_loaded(said: str, kernel_log: str) -> str:
+    """Say why an installed module cannot be loaded.
+
+    Args:
+        said: by modprobe.
+        kernel_log: the kernel's last lines about it; may be empty.
+    """
+    # a message of several lines has NVRM: before each
+    logged = " ".join(re.sub(r"^(\[[^]]*\])?\s*(NVRM: *)?", "", line).strip() for line in kernel_log.splitlines())
+    text = f"the driver is installed, but its module does not load: {said.strip() or 'modprobe says nothing'}"
+    if logged:
+        text += f". The kernel's log says: {logged}"
+    way_out = next((way for pattern, way in _WAYS_OUT if re.search(pattern, f"{said} {logged}")), "see dmesg on the host")
+    return f"{text} ({way_out})"

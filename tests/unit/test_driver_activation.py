@@ -3,7 +3,7 @@
 import pytest
 
 from bringup.plan.driver import DriverPlan
-from bringup.plan.driver_activation import activation
+from bringup.plan.driver_activation import activation, why_not_loaded
 from bringup.probe.driver_status import parse_driver_status
 
 PRESENT = DriverPlan(state="present", branch=580, why="a test")
@@ -49,3 +49,27 @@ def test_service_that_runs_is_seen() -> None:
 def test_host_that_says_nothing_is_no_status() -> None:
     with pytest.raises(ValueError, match="did not tell"):
         parse_driver_status("sh: 1: Syntax error")
+
+
+NOT_LOADED = {
+    # as 535.309.01 said it of a card whose registers are all zero (tests/vm/test_driver.py)
+    "unknown-chip": (
+        "modprobe: ERROR: could not insert 'nvidia_current': No such device",
+        "[   74.158621] NVRM: The NVIDIA GPU 0000:00:02.0 (PCI ID: 10de:2685)\n"
+        "               NVRM: installed in this system is not supported by the\n"
+        "               NVRM: NVIDIA 535.309.01 driver release.\n"
+        "[   74.173217] NVRM: None of the NVIDIA devices were initialized.",
+        ("(PCI ID: 10de:2685) installed in this system is not supported by the NVIDIA 535.309.01", "does not know the card"),
+    ),
+    "no-card": ("No such device", "[    9.1] NVRM: No NVIDIA GPU found.", ("says: No NVIDIA GPU found. (", "lspci")),
+    "unsigned": ("modprobe: ERROR: could not insert 'nvidia': Key was rejected by service", "", ("Secure Boot",)),
+    "other-kernel": ("modprobe: ERROR: could not insert 'nvidia': Exec format error", "", ("dkms status",)),
+    "silent": ("", "", ("modprobe says nothing", "see dmesg")),
+}
+
+
+@pytest.mark.parametrize(("said", "log", "told"), NOT_LOADED.values(), ids=NOT_LOADED)
+def test_why_a_module_does_not_load(said: str, log: str, told: tuple[str, ...]) -> None:
+    text = why_not_loaded(said, log)
+    for part in told:
+        assert part in text
