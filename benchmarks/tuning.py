@@ -30,8 +30,10 @@ from benchmarks.paired import LEAST_PAIRS, Change, change
 from bringup.errors import BringupError
 from bringup.lab.state import lab_dir, read_state
 from bringup.probe.cpu import parse_cpu_list
-from bringup.smoke.load import first_model, run_load
+from bringup.smoke.client import first_model
 from bringup.smoke.model import SmokeRequest
+from bringup.smoke.run import run_smoke
+from bringup.smoke.summary import measured
 
 FIGURES = ("ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_ms", "tokens_per_s")
 # after a change, so that caches and clocks follow it before anything counts
@@ -70,29 +72,19 @@ class Load:
             timeout_s=600,
             host=platform.node(),
         )
-        ended: list[float] = []
-        loop_began: list[float] = []
-
-        def note(phase: str, count: int, sample: object) -> None:
-            now = asyncio.get_running_loop().time()
-            if phase == "request":
-                ended.append(now)
-            else:
-                loop_began[:] = [now]
-
-        _, samples = asyncio.run(run_load(request, None, note))
+        [stage] = run_smoke(request, lambda *_: None, sample=False).stages
+        samples = measured(stage.requests)
         failed = [sample.error for sample in samples if sample.error]
         if failed:
             raise BringupError(f"{len(failed)} of {len(samples)} requests failed, first with: {failed[0]}")
         ttft = [sample.ttft_ms for sample in samples if sample.ttft_ms is not None]
         gaps = [gap for sample in samples for gap in sample.itl_ms]
-        tokens = sum(sample.completion_tokens or 0 for sample in samples)
         return {
             "ttft_p50_ms": quantiles(ttft, n=100)[49],
             "ttft_p99_ms": quantiles(ttft, n=100)[98],
             "itl_p50_ms": quantiles(gaps, n=100)[49],
             "itl_p99_ms": quantiles(gaps, n=100)[98],
-            "tokens_per_s": tokens / (ended[-1] - loop_began[0]),
+            "tokens_per_s": stage.summary.output_tokens_per_s or 0.0,
         }
 
 

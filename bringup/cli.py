@@ -12,7 +12,8 @@ from bringup.lab.cli import lab
 from bringup.plan.calibrate_cli import calibrate
 from bringup.plan.cli import plan
 from bringup.probe.cli import facts
-from bringup.report.cli import report, smoke
+from bringup.report.cli import report
+from bringup.smoke_cli import smoke
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -24,5 +24,5 @@ def _add(archive: zipfile.ZipFile, source: Traversable, name: str) -> None:
     if source.is_dir():
         for child in sorted(source.iterdir(), key=lambda entry: entry.name):
             _add(archive, child, f"{name}/{child.name}")
-    elif name.endswith(".py"):
+    elif name.endswith((".py", ".txt")):
         archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read_bytes())

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.smoke.run import (
+    EXIT_CODES,
     EXIT_COULD_NOT_RUN,
+    Progress,
     exit_code,
     prepare_record_dir,
-    progress_line,
     read_request,
     run_smoke,
     write_record,
@@ -21,15 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bringup.smoke",
         description="Measures a served model and holds it against acceptance lines.",
-        epilog="Exit code: 0 every line proven, 3 a line refuted, 4 neither (inconclusive), 1 could not run, 2 wrong usage.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("request", type=Path, metavar="REQUEST.json", help="a request, or the record of an earlier run")
     parser.add_argument("--record-dir", type=Path, required=True, metavar="DIR", help="where the JSON record goes")
+    parser.add_argument("--no-samples", action="store_true", help="sample nothing beside the load")
     options = parser.parse_args(arguments)
     try:
         request = read_request(options.request)
         prepare_record_dir(options.record_dir)
-        report = run_smoke(request, lambda *sample: print(progress_line(request, *sample), flush=True))
+        report = run_smoke(request, Progress(lambda line: print(line, flush=True)), sample=not options.no_samples)
         record = write_record(report, options.record_dir)
     except BringupError as error:
         print(error.message, file=sys.stderr)

@@ -63,6 +63,8 @@ class SmokeRequest(Frozen):
     """Length of the synthetic prompts in tokens, as the server counts them."""
     max_tokens: Annotated[int, Field(ge=1)] = 64
     """Exact length of each answer in tokens, where the server can be told to ignore the end-of-sequence token (vLLM)."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Of sampling; None leaves it to the server, as its users get it."""
     requests: Annotated[int, Field(ge=1)] | None = None
     """Measured requests of the stage `smoke`; None: as many as its lines need, as far as `budget_s` allows."""
     budget_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0

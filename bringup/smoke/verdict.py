@@ -20,6 +20,7 @@ def judge(
     max_tokens: int,
     confidence: float = 0.95,
     floors: Mapping[str, float] | None = None,
+    unsent: int = 0,
 ) -> tuple[LineVerdict, ...]:
     """Hold the requests against the lines, and against `failed_requests` at most 0 unless a line says otherwise.
 
@@ -29,11 +30,13 @@ def judge(
         max_tokens: length of the answers. An E2E line passes only when each answer had it: another length says nothing about it.
         confidence: of each bound.
         floors: `ttft`, `itl`, `tpot`, `e2e` to the least milliseconds that are possible.
+        unsent: requests that were planned and not sent. They count as misses where a line is to be proven, and as none where it is
+            to be refuted, so that it does not matter why the stage was stopped.
     """
     if all(line.metric != "failed_requests" for line in lines):
         lines = (*lines, AcceptanceLine(metric="failed_requests", at_most=0))
     counted = measured(samples)
-    return tuple(_judge_line(line, counted, max_tokens, confidence, floors or {}) for line in lines)
+    return tuple(_judge_line(line, counted, max_tokens, confidence, floors or {}, unsent) for line in lines)
 
 
 def overall(samples: Sequence[RequestSample], verdicts: Sequence[LineVerdict]) -> tuple[Outcome, str]:
@@ -99,13 +102,18 @@ def _why_open(verdict: LineVerdict) -> str:
 
 
 def _judge_line(
-    line: AcceptanceLine, counted: Sequence[RequestSample], max_tokens: int, confidence: float, floors: Mapping[str, float]
+    line: AcceptanceLine,
+    counted: Sequence[RequestSample],
+    max_tokens: int,
+    confidence: float,
+    floors: Mapping[str, float],
+    unsent: int,
 ) -> LineVerdict:
     if line.metric == "failed_requests":
         return _judge_failures(line, counted, max_tokens)
     name, percent = metric_parts(line.metric)
     find = _bounds_of_gaps if name == "itl" else _bounds_of_requests
-    verdict = find(line, counted, percent / 100, confidence)
+    verdict = find(line, counted, percent / 100, confidence, unsent)
     notes = [verdict.note] if verdict.note else []
     outcome = verdict.outcome
     wrong_length = _wrong_length(counted, max_tokens)
@@ -133,16 +141,18 @@ def _judge_failures(line: AcceptanceLine, counted: Sequence[RequestSample], max_
     )
 
 
-def _bounds_of_requests(line: AcceptanceLine, counted: Sequence[RequestSample], quantile: float, confidence: float) -> LineVerdict:
+def _bounds_of_requests(
+    line: AcceptanceLine, counted: Sequence[RequestSample], quantile: float, confidence: float, unsent: int
+) -> LineVerdict:
     """Judge a line on one number a request; a failed request took for ever."""
     name, percent = metric_parts(line.metric)
     values = sorted(_value(sample, name) for sample in counted)
     count = len(values)
     misses = sum(value > line.at_most for value in values)
-    upper_rank = statistics.upper_rank(count, quantile, confidence)
-    lower_rank = statistics.lower_rank(count, quantile, confidence)
-    upper = values[upper_rank - 1] if upper_rank else None
-    lower = values[lower_rank - 1] if lower_rank else None
+    upper_rank = statistics.upper_rank(count + unsent, quantile, confidence)
+    lower_rank = statistics.lower_rank(count + unsent, quantile, confidence)
+    upper = values[upper_rank - 1] if upper_rank and upper_rank <= count else None
+    lower = values[lower_rank - unsent - 1] if lower_rank and lower_rank > unsent else None
     known = [value for value in values if value < math.inf]
     outcome: Outcome = "INCONCLUSIVE"
     if upper is not None and upper <= line.at_most:
@@ -165,7 +175,9 @@ def _bounds_of_requests(line: AcceptanceLine, counted: Sequence[RequestSample], 
     )
 
 
-def _bounds_of_gaps(line: AcceptanceLine, counted: Sequence[RequestSample], quantile: float, confidence: float) -> LineVerdict:
+def _bounds_of_gaps(
+    line: AcceptanceLine, counted: Sequence[RequestSample], quantile: float, confidence: float, unsent: int
+) -> LineVerdict:
     """Judge a line on ITL: each request is one draw of the share of its gaps that miss; a failed request missed with all."""
     with_gaps = [sample for sample in counted if sample.itl_ms or sample.error is not None]
     of_each = [sorted(sample.itl_ms) if sample.error is None else None for sample in with_gaps]
@@ -176,11 +188,13 @@ def _bounds_of_gaps(line: AcceptanceLine, counted: Sequence[RequestSample], quan
         missed = (1.0 if own is None else 1 - bisect_right(own, limit) / len(own) for own in of_each)
         return math.fsum(missed) / count
 
+    planned = count + unsent
+
     def proven(limit: float) -> bool:
-        return statistics.share_proves(count, share(limit), quantile, confidence)
+        return statistics.share_proves(planned, (share(limit) * count + unsent) / planned, quantile, confidence)
 
     def not_refuted(limit: float) -> bool:
-        return not statistics.share_refutes(count, share(limit), quantile, confidence)
+        return not statistics.share_refutes(planned, share(limit) * count / planned, quantile, confidence)
 
     outcome: Outcome = "INCONCLUSIVE"
     if count and proven(line.at_most):
@@ -189,7 +203,7 @@ def _bounds_of_gaps(line: AcceptanceLine, counted: Sequence[RequestSample], quan
         outcome = "FAIL"
     mean = share(line.at_most) if count else 0.0
     # a line below the smallest gap is missed by all of them
-    least = bool(gaps) and statistics.share_refutes(count, 1.0, quantile, confidence)
+    least = bool(gaps) and statistics.share_refutes(planned, count / planned, quantile, confidence)
     lower = _first_where(gaps, not_refuted) if least else None
     needed = None
     if outcome == "INCONCLUSIVE" and count and mean != 1 - quantile:

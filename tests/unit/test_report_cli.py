@@ -9,9 +9,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from bringup.errors import BringupError
-from bringup.report.cli import report, smoke
+from bringup.report.cli import report
 from bringup.report.load import read_record
 from bringup.report.text import render
+from bringup.smoke_cli import smoke
 from tests.unit.fake_openai import FakeOpenAI, free_port, serving
 
 
@@ -40,7 +41,7 @@ def test_smoke_measures_the_first_model_and_shows_progress_and_a_verdict(tmp_pat
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("PASS  smol on 127.0.0.1")
-    assert "request 2/2: TTFT" in result.stderr
+    assert "smoke 2/2: TTFT" in result.stderr
     assert {body["messages"][0]["content"] for body in fake.bodies} == {"一个问题"}
     assert {(body["model"], body["max_completion_tokens"]) for body in fake.bodies} == {("smol", 5)}
     assert {headers["Authorization"] for headers in fake.headers} == {"Bearer sesame"}
@@ -111,7 +112,7 @@ def test_the_report_fits_80_columns_without_colour_and_takes_nothing_as_markup(r
     assert {"1.0", "FAIL"} < set(rows["TTFT P50"])
     assert rows["Failed requests"] == ["Failed", "requests", "0", "0", "PASS"]
     words = " ".join(text.split())
-    assert "prompt 7 tokens, answer 64 tokens," in words
+    assert "answer 64 tokens," in words
     assert "P50, P90, P99: nearest rank" in words
 
 
