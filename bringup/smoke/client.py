@@ -94,6 +94,8 @@ class Client:
         """Take what is the same for every request; `zero` is perf_counter() at the run's start."""
         self._session, self._request, self._api_key, self.zero = session, request, api_key, zero
         self._is_vllm = False
+        self._counts = True
+        """Whether /tokenize has not failed yet."""
 
     async def look_at_server(self) -> ServerInfo:
         """Ask the server what it is; what it does not say is None."""
@@ -152,10 +154,12 @@ class Client:
         """Return how many tokens the server makes of a prompt, with its chat template; None where it does not tell."""
         content: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
         payload = {"model": self._request.model, **(content if self._request.api == "chat" else {"prompt": prompt})}
-        page = await _post(self._session, f"{self._request.base_url}/tokenize", payload)
-        count = page.get("count") if isinstance(page, dict) else None
-        if isinstance(count, int):
-            return count
+        if self._counts:
+            page = await _post(self._session, f"{self._request.base_url}/tokenize", payload)
+            count = page.get("count") if isinstance(page, dict) else None
+            if isinstance(count, int):
+                return count
+            self._counts = False
         return (await self.send(Ask(prompt=prompt, output_tokens=1))).prompt_tokens
 
     def _body(self, ask: Ask) -> bytes:

@@ -95,7 +95,7 @@ class FakeOpenAI:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             asked = body["max_completion_tokens"] if "max_completion_tokens" in body else body["max_tokens"]
-            text = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
+            text = body["prompt"] if "prompt" in body else "".join(message["content"] for message in body["messages"])
             await self._stream(request, response, fault, self.tokens or asked, text)
         finally:
             self.in_flight -= 1
