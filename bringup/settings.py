@@ -87,6 +87,21 @@ class NvidiaRepository(Frozen):
     """Of that key, from a source that you trust; the file is refused where it holds another."""
 
 
+class Expectation(Frozen):
+    """The cards that a host must have; it is refused where it has others."""
+
+    gpu: str | None = None
+    """Name of catalog/gpus.yaml, "GeForce" left out or not: ``RTX 4090 D``. None: any."""
+    count: int | None = Field(None, ge=0, le=64)
+    """How many of them. None: at least one."""
+
+
+def _clocks(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError("the first must not be above the second")
+    return value
+
+
 def _needs(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         try:
@@ -124,6 +139,18 @@ class Settings(Frozen):
     """What the server must be able to do: ``["context=131072", "concurrency=16@8K"]``; the plan finds the least harmful way."""
     acceptance: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Lines that replace the profile's: ``{"ttft_p50_ms": 300}``."""
+    expect: Expectation | None = None
+    """The cards that the host must have: ``{"gpu": "RTX 4090 D", "count": 1}``; looked at before anything is done, and again once
+    the driver runs."""
+    gpu_power_limit_w: int | None = Field(None, ge=1, le=5000)
+    """Power limit of the card that serves, set at each boot; within what the card takes. None: left as it is."""
+    gpu_clocks_mhz: Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], AfterValidator(_clocks)] | None = (
+        None
+    )
+    """Lowest and highest clock that the serving card is locked to: ``[210, 2520]``. None: left as they are."""
+    cuda_toolkit: Literal["auto", "never", "always"] = "auto"
+    """CUDA's compiler beside the engine, of the engine's CUDA version, never as the machine's default. ``auto``: only where kernels
+    are compiled on the host (``attention-backend`` FLASHINFER)."""
     nvidia_state: Literal["present", "absent"] = "present"
     """``absent`` takes away the driver that bringup installed, with its repository, pins and holds (deploys/driver.py)."""
     nvidia_driver: Annotated[str, BeforeValidator(_branch), Field(pattern=r"^[0-9]{3}(\.[0-9]{1,3}){0,2}$")] | None = None
@@ -265,7 +292,12 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
         problems += [_field_problem(item) for item in error.errors()]
         wrong = {str(item["loc"][0]) for item in error.errors()}
         settings = Settings.model_validate({name: value for name, value in given.items() if name not in wrong})
-    for look_up in (lambda: catalog.profile(settings.profile), lambda: catalog.model(settings.model)):
+    expected = settings.expect.gpu if settings.expect else None
+    for look_up in (
+        lambda: catalog.profile(settings.profile),
+        lambda: catalog.model(settings.model),
+        lambda: catalog.gpus_named(expected) if expected is not None else None,
+    ):
         try:
             look_up()
         except BringupError as error:

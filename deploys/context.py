@@ -26,6 +26,7 @@ from bringup.model_folder import FolderManifest, read_folder
 from bringup.openpgp import dearmored, fingerprints
 from bringup.plan import Plan, make_plan
 from bringup.plan.calibrate import read_calibrations, with_calibrations
+from bringup.plan.gpu_check import expectation_blockers
 from bringup.plan.preflight import driver_blockers, host_blockers, plan_blockers
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, Settings, check_inventory
 from deploys.render import templates_checksum
@@ -183,6 +184,7 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False) -> Cont
         # pyinfra has failed this host and said why, yet goes on with its deploy code; this ends it, for this host alone
         raise GreenletExit
     blockers = host_blockers(facts, int(time.time()))
+    blockers += expectation_blockers(facts, settings, catalog)
     manifest = None
     revision: str | None
     plan = None

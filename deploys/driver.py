@@ -1,4 +1,4 @@
-"""The NVIDIA driver alone, without engine, model and service.
+"""The NVIDIA driver alone, with CUDA's compiler where the plan has it, without engine, model and service.
 
     pyinfra inventories/prod.py deploys/driver.py --dry --diff                  # what would be installed, and why
     pyinfra -y inventories/prod.py deploys/driver.py                            # do it
@@ -10,7 +10,10 @@ deploys/qwen.py does the same on its way; both leave a working driver that is ne
 from pyinfra import host, inventory
 
 from deploys.context import prepare
+from deploys.steps.card import card
+from deploys.steps.cuda import cuda, remove_cuda
 from deploys.steps.driver import driver
+from deploys.steps.gpu_check import driver_check
 from deploys.steps.preflight import preflight
 
 context = prepare(host, inventory, driver_only=True)
@@ -20,4 +23,14 @@ preflight(context, **rights)
 
 if context.plan is not None:
     with context.as_far_as_possible():
-        driver(context, **rights)
+        if context.plan.card is None:
+            # while the driver is still there to undo its settings
+            card(context, **rights)
+        if context.settings.nvidia_state == "absent":
+            remove_cuda(context, **rights)
+        changed = driver(context, **rights)
+        cuda(context, **rights)
+        if context.plan.card is not None:
+            card(context, **rights)
+            if changed:
+                driver_check(context, **rights)

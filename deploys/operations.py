@@ -113,6 +113,20 @@ def hidden_file(content: bytes, dest: str, user: str = "root", group: str = "roo
 
 
 @operation()
+def passing_command(command: str, contents: dict[str, bytes]) -> Generator[Any]:
+    """Run a shell command with files that are on the host only as long as it takes; its lines are shown as they come.
+
+    Example::
+
+        passing_command(name="Look", command="python3 /run/look.py", contents={"/run/look.py": b"print(1)"})
+    """
+    for path, content in contents.items():
+        yield FileUploadCommand(io.BytesIO(content), path, remote_temp_filename=host.get_temp_filename(path))
+    script = f"trap {shlex.quote('rm -f ' + shlex.join(contents))} EXIT; {command}"
+    yield StreamedCommand(f"sh -c {shlex.quote(script)}")
+
+
+@operation()
 def model_folder(src: str, dest: str, checksums: str) -> Generator[Any]:
     """Copy a model's folder from the control machine: resumable, each file verified by SHA-256, marked when it is whole.
 

@@ -10,7 +10,10 @@ bringup/settings.py for every name. The plan decides the rest from the host's ha
 from pyinfra import host, inventory
 
 from deploys.context import prepare
+from deploys.steps.card import card
+from deploys.steps.cuda import cuda, remove_cuda
 from deploys.steps.driver import driver
+from deploys.steps.gpu_check import gpu_check
 from deploys.steps.model import model
 from deploys.steps.preflight import preflight
 from deploys.steps.runtime import runtime
@@ -36,11 +39,23 @@ if context.plan is not None:
         # the weights: from a hub, the control machine, or a folder on the host
         model(context, **rights)
 
+        # CUDA's compiler, only where kernels are made on the host
+        cuda(context, **rights)
+
+        # device nodes, persistence, power limit and clocks, again at each boot
+        card(context, **rights)
+
+        # the driver's versions, the link under load, errors in the log, a CUDA kernel through the engine's own PyTorch
+        gpu_check(context, **rights)
+
         # kernel settings
         tuning(context, **rights)
 
         # user, release folder, unit; switched only after the engine's own parser accepts it, put back if it does not come up
         restarted = service(context, **rights)
+
+        # only now: what was served until then may have needed it
+        remove_cuda(context, **rights)
 
         # ten streamed requests against the acceptance lines
         smoke(context, restarted, **rights)

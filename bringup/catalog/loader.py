@@ -99,9 +99,29 @@ class Catalog(Frozen):
             return entry.model_copy(update={"calibrated": False, "margin": max(entry.margin, UNCALIBRATED_MARGIN)})
         raise BringupError(f"catalog/calibrations.yaml has no entry for vLLM {engine_version}")
 
+    def gpus_named(self, name: str) -> tuple[GpuModel, ...]:
+        """Find cards by the name that they are sold under, "NVIDIA" and "GeForce" left out or not.
+
+        Raises:
+            BringupError: there is none; the message names the nearest.
+        """
+        wanted = _plain_gpu_name(name)
+        found = tuple(gpu for gpu in self.gpus if wanted in map(_plain_gpu_name, (gpu.name, *gpu.name.split(" or "))))
+        if not found:
+            names = {_plain_gpu_name(gpu.name): gpu.name for gpu in self.gpus}
+            close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(names[plain] for plain in close)}?" if close else "see bringup/catalog/gpus.yaml"
+            raise BringupError(f"unknown card '{name}': {hint}")
+        return found
+
     def gpu(self, pci_id: str) -> GpuModel | None:
         """Find a card by PCI id; None when the catalog does not know it."""
         return next((gpu for gpu in self.gpus if pci_id in gpu.pci_ids), None)
+
+
+def _plain_gpu_name(name: str) -> str:
+    words = [word for word in name.casefold().split() if word not in ("nvidia", "geforce")]
+    return " ".join(words)
 
 
 def _read(name: str) -> dict[str, Any]:

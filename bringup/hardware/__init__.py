@@ -9,7 +9,7 @@ from bringup.hardware.cpu import Cpu, L3Group, NumaNode, SmtState
 from bringup.hardware.gpu import Gpu, GpuClocks, GpuPower, GpuProcess, GpuState, GpuTemperature, PcieLink
 from bringup.hardware.host import HostFacts, RootAccess
 from bringup.hardware.memory import Memory, MemoryFacts, MemoryModule
-from bringup.hardware.software import CudaToolkit, KernelModule, NvidiaSoftware, ServedRelease, SmokeRecord
+from bringup.hardware.software import CudaToolkit, GpuCheckRecord, KernelModule, NvidiaSoftware, ServedRelease, SmokeRecord
 from bringup.hardware.system import AptSource, Board, Disk, OperatingSystem, System
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Disk",
     "Frozen",
     "Gpu",
+    "GpuCheckRecord",
     "GpuClocks",
     "GpuPower",
     "GpuProcess",

@@ -8,7 +8,7 @@ from bringup.hardware.base import Frozen
 from bringup.hardware.cpu import Cpu, NumaNode
 from bringup.hardware.gpu import Gpu
 from bringup.hardware.memory import Memory, MemoryFacts
-from bringup.hardware.software import NvidiaSoftware, ServedRelease, SmokeRecord
+from bringup.hardware.software import GpuCheckRecord, NvidiaSoftware, ServedRelease, SmokeRecord
 from bringup.hardware.system import Disk, OperatingSystem, System
 
 RootAccess = Literal["root", "sudo", "none"]
@@ -57,6 +57,8 @@ class HostFacts(Frozen):
     systemd_version: int | None = None
     """``252``; None where it is not known."""
     smoke: SmokeRecord | None = None
+    gpu_check: GpuCheckRecord | None = None
+    """The newest look at the cards as they run."""
     unknown: dict[str, str] = Field(default_factory=dict)
     """Probe section to the reason why it could not be read."""
 

@@ -42,11 +42,24 @@ class NvidiaSoftware(Frozen):
     """A file that only NVIDIA's .run installer leaves; None where there is none."""
     managed: bool = False
     """Whether bringup installed the driver, or began to."""
+    cuda_managed: bool = False
+    """Whether bringup installed a CUDA toolkit."""
+    card_unit: str | None = None
+    """systemd's state of bringup-nvidia.service (``active``, ``failed``…); None where there is no such unit."""
     stale_initrds: tuple[str, ...] = ()
     """Initial RAM disks that were made before bringup's file in /etc/modprobe.d."""
     toolkits: tuple[CudaToolkit, ...] = ()
     xid_errors: tuple[str, ...] = ()
     """Lines of the kernel log in which the driver reports an error of a card (Xid), newest last."""
+
+
+class GpuCheckRecord(Frozen):
+    """The newest look at the cards as they run (`bringup-host gpu-check`), reduced to what decides whether to look again."""
+
+    request: dict[str, Any]
+    """What was asked."""
+    passed: bool
+    driver_version: str | None
 
 
 class ServedRelease(Frozen):

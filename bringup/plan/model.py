@@ -9,6 +9,8 @@ from pydantic import Field
 from bringup.findings.finding import Finding
 from bringup.hardware import Frozen
 from bringup.plan.capacity import MemoryBudget
+from bringup.plan.card import CardPlan
+from bringup.plan.cuda import CudaPlan
 from bringup.plan.decision import Decision
 from bringup.plan.driver import DriverPlan
 from bringup.plan.host import HostSetting
@@ -85,6 +87,10 @@ class Plan(Frozen):
     needs: Needs
     driver: DriverPlan | None = None
     """What is done about the driver; None where there is nothing to do, or no card."""
+    cuda: CudaPlan | None = None
+    """CUDA's compiler; None where nothing that is served needs it."""
+    card: CardPlan | None = None
+    """What the serving card is set to; None where there is none, or where it is not this host's to set."""
     smoke: SmokePlan
     predicted: Predicted
     checks: tuple[LineCheck, ...]
@@ -120,7 +126,7 @@ class Plan(Frozen):
     def record(self) -> str:
         """Return plan.json as it lies in the release folder."""
         # live values would make the file of an unchanged plan another one, and the way to a driver ends once it is there
-        live: Any = {"host": {"__all__": {"now", "writable"}}, "driver": True}
+        live: Any = {"host": {"__all__": {"now", "writable"}}, "driver": True, "card": {"blockers"}}
         return json.dumps(self.model_dump(mode="json", exclude=live), indent=2, ensure_ascii=False) + "\n"
 
     def changes_from(self, decisions: dict[str, Any]) -> list[str]:

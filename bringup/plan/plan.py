@@ -8,7 +8,9 @@ from bringup.findings import Finding
 from bringup.findings.finding import note, warning
 from bringup.hardware import HostFacts
 from bringup.needs import parse_need
+from bringup.plan.card import card_decisions, plan_card
 from bringup.plan.configuration import Card, Case
+from bringup.plan.cuda import cuda_decisions, cuda_environment, plan_cuda
 from bringup.plan.decision import Decision
 from bringup.plan.driver import DriverPlan, plan_driver
 from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, EngineOptions, cpu_options, gpu_options
@@ -203,6 +205,9 @@ def make_plan(
     stop_after_s = int(vllm.get("shutdown-timeout", SHUTDOWN_TIMEOUT_S))
     memory_mib = engine.host_memory_mib + options.kv_cache_host_mib + (0 if card else int(model.weights_gib * 1024))
     service, memory_limit = plan_service(facts, engine, engine_dir, placement, host, stop_after_s, memory_mib)
+    cuda_plan = plan_cuda(settings, engine, vllm) if card else None
+    environment |= cuda_environment(cuda_plan, environment["PATH"])
+    card_plan = plan_card(facts, settings, card.gpu) if card else None
     sysctls = [setting for setting in host if setting.kind == "sysctl" and setting.default_on]
     return Plan(
         profile=settings.profile,
@@ -234,6 +239,8 @@ def make_plan(
             apt_packages=engine.apt_packages,
         ),
         driver=_driver(facts, settings, card, engine.min_driver_branch),
+        cuda=cuda_plan,
+        card=card_plan,
         smoke=SmokePlan(
             prompt=profile.smoke.prompt,
             max_tokens=profile.smoke.max_tokens,
@@ -248,6 +255,8 @@ def make_plan(
             *options.decisions,
             *placement.decisions,
             memory_limit,
+            *cuda_decisions(cuda_plan),
+            *card_decisions(card_plan),
             *(Decision(key=setting.key, value=setting.value, why=setting.why, source=setting.source) for setting in sysctls),
         ),
         findings=(*findings, *options.findings, *placement.findings, *owner_findings(host, facts)),

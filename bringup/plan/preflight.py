@@ -82,15 +82,17 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
 
 
 def driver_blockers(facts: HostFacts, plan: Plan) -> list[str]:
-    """List what stands in the way of the plan's driver; empty when it works or can be installed."""
+    """List what stands in the way of the plan's driver and the card's settings; empty when nothing does."""
+    of_card = list(plan.card.blockers) if plan.card is not None else []
     if plan.driver is not None:
-        return list(plan.driver.blockers)
+        return [*plan.driver.blockers, *of_card]
     if plan.needs.min_driver_branch is not None and "nvidia-smi" in facts.unknown:
         return [
             f"the NVIDIA driver does not answer: {facts.unknown['nvidia-smi']} (reboot the host if the driver was just upgraded; "
-            f"nvidia_driver: '{plan.needs.min_driver_branch}' has bringup install its own)"
+            f"nvidia_driver: '{plan.needs.min_driver_branch}' has bringup install its own)",
+            *of_card,
         ]
-    return []
+    return of_card
 
 
 def _no_space(facts: HostFacts, plan: Plan) -> list[str]:

@@ -7,7 +7,7 @@ from bringup.hardware import Cpu, Disk, Gpu, GpuState, HostFacts, Memory, Memory
 from bringup.probe.cpu import parse_cpu, parse_numa
 from bringup.probe.dmidecode import parse_memory
 from bringup.probe.gpu import DriverRow, bus_of, parse_nvidia_smi_list, parse_pci_displays, refine_with_nvidia_smi
-from bringup.probe.installed import parse_home, parse_markers, parse_release, parse_service, parse_smoke
+from bringup.probe.installed import parse_gpu_check, parse_home, parse_markers, parse_release, parse_service, parse_smoke
 from bringup.probe.memory import parse_memory_use
 from bringup.probe.nvidia import parse_nvidia, parse_packages
 from bringup.probe.nvidia_smi import parse_nvidia_smi_xml
@@ -151,5 +151,6 @@ def parse_host(text: str) -> HostFacts:
         foreign_unit=service.foreign,
         systemd_version=service.systemd_version,
         smoke=parse_smoke(body("smoke")),
+        gpu_check=parse_gpu_check(body("gpu-check")),
         unknown=reading.unknown,
     )

@@ -2,7 +2,7 @@
 
 import json
 
-from bringup.hardware import Frozen, ServedRelease, SmokeRecord
+from bringup.hardware import Frozen, GpuCheckRecord, ServedRelease, SmokeRecord
 from bringup.probe.sections import key_values
 
 
@@ -66,5 +66,14 @@ def parse_smoke(text: str) -> SmokeRecord | None:
     try:
         record = json.loads(text)
         return SmokeRecord(request=record["request"], outcome=record["outcome"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def parse_gpu_check(text: str) -> GpuCheckRecord | None:
+    """Reduce the newest look at the cards; None where there is none or it cannot be read (then they are looked at again)."""
+    try:
+        record = json.loads(text)
+        return GpuCheckRecord(request=record["request"], passed=record["passed"], driver_version=record["driver_version"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -26,7 +26,8 @@ def parse_nvidia(
         cuda: a line of ``path= version=`` for each toolkit.
         kernel_log: lines of the kernel log that are NVIDIA's.
         running_kernel: as uname says.
-        origin: what tells who installed the driver: ``run_file=``, ``managed=yes``, ``stale_initrd=``.
+        origin: what tells who installed the driver: ``run_file=``, ``managed=yes``, ``cuda_managed=yes``, ``card_unit=``,
+            ``stale_initrd=``.
     """
     loaded = key_values(module)
     description = loaded.get("description", "")
@@ -52,6 +53,8 @@ def parse_nvidia(
         ),
         run_file=next((value for key, _, value in marks if key == "run_file"), None),
         managed=("managed", "=", "yes") in marks,
+        cuda_managed=("cuda_managed", "=", "yes") in marks,
+        card_unit=next((value for key, _, value in marks if key == "card_unit"), None),
         stale_initrds=tuple(value for key, _, value in marks if key == "stale_initrd"),
         toolkits=tuple(CudaToolkit(path=path, version=version) for path, version in toolkits.items()),
         xid_errors=tuple(line.strip() for line in kernel_log.splitlines() if "Xid" in line)[-20:],

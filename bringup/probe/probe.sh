@@ -144,6 +144,9 @@ if has update-initramfs; then
     [ -e "$image" ] && [ /etc/modprobe.d/bringup-nvidia.conf -nt "$image" ] && echo "stale_initrd=$image"
   done
 fi
+[ -e /var/lib/bringup/cuda/added ] && echo cuda_managed=yes
+unit=$(systemctl show bringup-nvidia.service --property=LoadState --property=ActiveState 2>/dev/null)
+case $unit in *LoadState=loaded*) echo "card_unit=$(printf '%s\n' "$unit" | sed -n 's/^ActiveState=//p')" ;; esac
 section dkms; if has dkms; then dkms status 2>/dev/null; fi
 section cuda
 for dir in /usr/local/cuda-[0-9]* /usr/local/cuda /opt/cuda; do
@@ -223,4 +226,5 @@ unit=$(systemctl show vllm.service --property=FragmentPath --value 2>/dev/null)
 [ -n "$unit" ] && ! grep -q 'Written by bringup' "$unit" 2>/dev/null && echo "Foreign=$unit"
 section service-user; getent passwd vllm 2>/dev/null
 section smoke; cat /var/lib/bringup/smoke/latest.json 2>/dev/null
+section gpu-check; cat /var/lib/bringup/gpu-check.json 2>/dev/null
 section end

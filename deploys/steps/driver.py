@@ -27,20 +27,23 @@ STATE = "/var/lib/bringup/driver"
 
 
 @deploy("Driver")
-def driver(context: Context) -> None:
-    """Make the driver what the plan says; where it says nothing, a working driver is left alone."""
+def driver(context: Context) -> bool:
+    """Make the driver what the plan says; where it says nothing, a working driver is left alone.
+
+    Returns whether another driver is made to run.
+    """
     plan = context.plan.driver
     if plan is None:
-        return
+        return False
     if plan.below_need is not None:
         host.log(plan.below_need, logger.warning)
     if plan.state == "absent":
         _remove(context, plan)
-    else:
-        _install(context, plan)
+        return False
+    return _install(context, plan)
 
 
-def _install(context: Context, plan: DriverPlan) -> None:
+def _install(context: Context, plan: DriverPlan) -> bool:
     _repository(context, plan)
     blacklist, fence = render("nvidia.modprobe.j2", context.plan), render("nvidia.unattended.j2", context.plan)
     blacklist_differs = _differs(BLACKLIST, blacklist)
@@ -58,8 +61,10 @@ def _install(context: Context, plan: DriverPlan) -> None:
         streamed_shell(
             name="Take nouveau out of the initial RAM disks", command=_script(context, plan, "rebuild_initramfs outdated")
         )
-    if reasons or not _runs(context, plan):
+    activates = bool(reasons) or not _runs(context, plan)
+    if activates:
         activate_driver(name="Load the driver, or reboot for it", status_script=_script(context, plan, "driver_status"), plan=plan)
+    return activates
 
 
 def _repository(context: Context, plan: DriverPlan) -> None:

@@ -67,10 +67,29 @@ fi
 if [ "$loaded" != @VERSION@ ]; then
   echo "Failed to initialize NVML: Driver/library version mismatch"; echo "NVML library version: @VERSION@"; exit 18
 fi
+# as a card that is kept: until the next boot
+card=/run/card; mkdir -p $card
 case "$*" in
 *driver_version\\ --format=csv,noheader) echo @VERSION@ ;;
+*memory.free*)
+  kept=$(cat $card/persistence 2>/dev/null || echo Disabled)
+  echo "00000000:01:00.0, NVIDIA GeForce RTX 4090 D, 24564, 24000, @VERSION@, $kept" ;;
 *pci.bus_id*) echo "00000000:01:00.0, NVIDIA GeForce RTX 4090 D, 24564, @VERSION@" ;;
+*power.default_limit*) echo 425.00 ;;
+*--persistence-mode=1) echo Enabled > $card/persistence ;;
+*--lock-gpu-clocks=*) echo "${*##*=}" > $card/clocks ;;
+*--reset-gpu-clocks) rm -f $card/clocks ;;
+*--power-limit=*)
+  limit=${*##*=}
+  if [ "${limit%%.*}" -lt 150 ] || [ "${limit%%.*}" -gt 450 ]; then
+    echo "Provided power limit $limit W is not a valid power limit which should be between 150.00 W and 450.00 W"; exit 1
+  fi
+  echo "${limit%%.*}" > $card/power ;;
 esac
+"""
+_MODPROBE = """#!/bin/sh
+# nvidia-modprobe -u -c 0: plain files, since a container may make no devices
+for node in nvidiactl nvidia-uvm nvidia0; do : > /dev/$node; chmod 666 /dev/$node; done
 """
 _HOOK = """#!/bin/sh
 # as DKMS' own hook in /etc/kernel/header_postinst.d
@@ -128,6 +147,13 @@ class Package:
             )
 
 
+def _tools(version: str) -> tuple[tuple[str, bytes, int], ...]:
+    return (
+        ("usr/bin/nvidia-smi", _SMI.replace("@VERSION@", version).encode(), 0o755),
+        ("usr/bin/nvidia-modprobe", _MODPROBE.encode(), 0o755),
+    )
+
+
 def _driver(version: str) -> list[Package]:
     """One version of the driver: compute-only user space and both kinds of modules, tied to each other by exact versions."""
     package = f"{version}-1"
@@ -137,7 +163,7 @@ def _driver(version: str) -> list[Package]:
             "nvidia-driver-cuda",
             package,
             (f"Depends: libnvidia-compute {same}, nvidia-kernel-dkms-any {same}",),
-            (("usr/bin/nvidia-smi", _SMI.replace("@VERSION@", version).encode(), 0o755),),
+            _tools(version),
         ),
         Package("libnvidia-compute", package, (), ((f"usr/lib/libcuda.so.{version}", b"", 0o644),)),
     ]
@@ -169,7 +195,7 @@ def _ubuntu_driver(version: str) -> list[Package]:
         f"libnvidia-compute-{branch}-server",
     )
     needs = (f"{dkms} {same}", f"{utils} {same}", f"{compute} {same}")
-    smi = (("usr/bin/nvidia-smi", _SMI.replace("@VERSION@", version).encode(), 0o755),)
+    smi = _tools(version)
     source = ((f"usr/src/nvidia-{version}/nvidia.ko", module(version), 0o644),)
     return [
         Package(*one(f"nvidia-driver-{branch}-server-open", "nvidia-driver-any", *needs)),
@@ -189,14 +215,44 @@ def _headers(kernel: str) -> Package:
     return Package(f"linux-headers-{kernel}", "1", (), content, (("postinst", link + hook.partition("\n")[2]), ("postrm", unlink)))
 
 
+def _cuda(version: str) -> list[Package]:
+    """The parts of a toolkit that compile, and what makes it the machine's default: alternatives, and the linker's search path."""
+    major, _, minor = version.partition(".")
+    suffix, package = f"{major}-{minor}", f"{version}.88-1"
+    config = (f"cuda-toolkit-{suffix}-config-common", f"cuda-toolkit-{major}-config-common")
+    links = "".join(
+        f"update-alternatives --@VERB@ /usr/local/{name} {name} /usr/local/cuda-{version} {major}{minor}\n"
+        for name in ("cuda", f"cuda-{major}")
+    )
+    install = "#!/bin/sh\nset -e\n" + links.replace("@VERB@", "install")
+    remove = "#!/bin/sh\n" + "".join(
+        f"update-alternatives --remove {name} /usr/local/cuda-{version}\n" for name in ("cuda", f"cuda-{major}")
+    )
+    path = f"etc/ld.so.conf.d/988_cuda-{major}.conf"
+    search = ((path, f"/usr/local/cuda-{major}/targets/x86_64-linux/lib\n".encode(), 0o644),)
+    nvcc = ((f"usr/local/cuda-{version}/bin/nvcc", f"#!/bin/sh\necho release {version}\n".encode(), 0o755),)
+    library = ((f"usr/local/cuda-{version}/targets/x86_64-linux/lib/libnvrtc.so.{major}", b"", 0o644),)
+    needs = f"Depends: {', '.join((*config, 'cuda-toolkit-config-common'))}"
+    parts = ("cuda-cudart", "cuda-nvrtc", "cuda-cuobjdump", "libcurand-dev", "libcublas-dev")
+    return [
+        Package(config[0], package, (), (), (("postinst", install), ("prerm", remove))),
+        Package(config[1], package, (), search, (("conffiles", f"/{path}\n"),)),
+        Package(f"cuda-nvcc-{suffix}", package, (needs,), nvcc),
+        *(Package(f"{part}-{suffix}", package, (needs,), library if part == "cuda-nvrtc" else ()) for part in parts),
+    ]
+
+
 def standard_packages() -> list[Package]:
-    """Three branches, a newer 580, and the running kernel's headers."""
+    """Three branches, a newer 580, the running kernel's headers, and two versions of the CUDA toolkit."""
+    path = "etc/ld.so.conf.d/000_cuda.conf"
+    search = ((path, b"/usr/local/cuda/targets/x86_64-linux/lib\n", 0o644),)
+    common = Package("cuda-toolkit-config-common", "13.0.88-1", (), search, (("conffiles", f"/{path}\n"),))
     # higher than the distribution's, whose dkms would bring a compiler
     dkms = Package("dkms", "99:3", (), (("usr/sbin/dkms", _DKMS.encode(), 0o755),))
     versions = [*VERSIONS.values(), NEWER_580]
     debian = [package for version in versions for package in _driver(version)]
     ubuntu = [package for version in VERSIONS.values() for package in _ubuntu_driver(version)]
-    return [dkms, _headers(KERNEL), *debian, *ubuntu]
+    return [dkms, _headers(KERNEL), *debian, *ubuntu, common, *_cuda("12.8"), *_cuda("13.0")]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ _INITRAMFS = """#!/bin/sh
 cat /etc/modprobe.d/*.conf > /boot/initrd.img-$3 2>/dev/null; echo "$3" >> /root/initramfs.log; exit 0
 """
 _UNIT = """[Unit]
-Before=ssh.service
+Before=ssh.service bringup-nvidia.service
 [Service]
 Type=oneshot
 ExecStart=/usr/local/bin/card-at-boot

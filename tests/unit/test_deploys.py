@@ -50,7 +50,7 @@ def operations(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]
 def test_replay_plans_every_step_in_order(replay: "subprocess.CompletedProcess[str]") -> None:
     names = [operation["name"] for operation in operations(replay)]
     steps = [name.partition(" | ")[0] for name in names]
-    assert list(dict.fromkeys(steps)) == ["Driver", "Runtime", "Model", "Tuning", "Service", "Smoke"]
+    assert list(dict.fromkeys(steps)) == ["Driver", "Runtime", "Model", "Card", "GPU check", "Tuning", "Service", "Smoke"]
     milestones = [
         "Install nvidia-driver-580-server-open nvidia-utils-580-server nvidia-dkms-580-server-open linux-headers-generic",
         "Write /etc/modprobe.d/bringup-nvidia.conf",
@@ -59,6 +59,9 @@ def test_replay_plans_every_step_in_order(replay: "subprocess.CompletedProcess[s
         "Put bringup-host",
         "Build vllm-0.33.0-cuda",
         "Download Qwen/Qwen3-4B-Instruct-2507",
+        "Write /etc/systemd/system/bringup-nvidia.service",
+        "Apply the card's settings (new)",
+        "Look at the card as it runs: driver, link under load, errors, a CUDA kernel",
         "Write /etc/sysctl.d/90-bringup.conf",
         "Make user vllm",
         "Write vllm.yaml",
@@ -273,7 +276,7 @@ def test_driver_alone_from_a_repository_of_ones_own(tmp_path: Path) -> None:
     repository = {"uri": "http://mirror.example/u", "suite": "noble", "components": ["main"], "key_file": str(key)}
     done = driver_dry_run(nvidia_repository=json.dumps(repository | {"fingerprint": fingerprint}))
     names = [operation["name"] for operation in operations(done) if operation["hosts_with_change"]]
-    assert {name.partition(" | ")[0] for name in names} == {"Driver"}
+    assert {name.partition(" | ")[0] for name in names} == {"Driver", "Card", "GPU check"}
     assert "Try out the driver's repository http://mirror.example/u" in names[0]
     for line in ("+ URIs: http://mirror.example/u", "+ Suites: noble", "+ Components: main"):
         assert line in done.stderr

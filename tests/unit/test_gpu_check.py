@@ -9,6 +9,7 @@ import pytest
 
 from bringup.errors import BringupError
 from bringup.onhost.__main__ import main
+from bringup.onhost.gpu import collect as collecting
 from bringup.onhost.gpu.bounded import Outcome, run_bounded
 from bringup.onhost.gpu.check import gpu_check, read_request, result_of
 from bringup.onhost.gpu.judgement import Check, Wanted
@@ -435,6 +436,92 @@ def test_program_that_leaves_a_child_with_its_output_is_not_waited_for() -> None
 
 def test_program_that_is_not_there() -> None:
     assert run_bounded(["/nowhere/nvidia-smi"], 1.0).missing
+
+
+# --- reading a machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the kernel shows of an H100, as recorded (2026-11-24), and tools that answer as there."""
+    files = {
+        "sys/devices/pci0000:00/0000:00:06.0/vendor": "0x10de",
+        "sys/devices/pci0000:00/0000:00:06.0/class": "0x030200",
+        "sys/devices/pci0000:00/0000:00:06.0/device": "0x2330",
+        "sys/devices/pci0000:00/0000:00:06.0/current_link_speed": "32.0 GT/s PCIe",
+        "sys/devices/pci0000:00/0000:00:06.0/current_link_width": "16",
+        "sys/devices/pci0000:00/0000:00:06.0/max_link_speed": "32.0 GT/s PCIe",
+        "sys/devices/pci0000:00/0000:00:06.0/max_link_width": "16",
+        "sys/devices/pci0000:00/0000:00:01.0/vendor": "0x8086",
+        "sys/bus/pci/drivers/nvidia/module": "",
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build",
+        "dev/nvidiactl": "",
+        "dev/nvidia0": "",
+        "bin/nvidia-smi": "#!/bin/sh\necho '00000000:00:06.0, NVIDIA H100 80GB HBM3, 81559, 81079, 580.159.04, Enabled'\n",
+        "bin/systemctl": "#!/bin/sh\nexit 3\n",
+        "bin/journalctl": "#!/bin/sh\nexit 1\n",
+        "bin/dmesg": f"#!/bin/sh\necho '{FALLEN}'\n",
+        "bin/ldconfig": "#!/bin/sh\necho '\tlibcuda.so.1 (libc6,x86-64) => /nowhere/libcuda.so.580.159.04'\n",
+        "bin/dpkg-query": "#!/bin/sh\nprintf 'ii |libnvidia-compute-580|580.159.04-1\\nii |nvidia-kernel-common|20220217+3\\n'\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755 if name.startswith("bin/") else 0o666)
+    devices = tmp_path / "sys/bus/pci/devices"
+    devices.mkdir()
+    for name in ("0000:00:06.0", "0000:00:01.0"):
+        (devices / name).symlink_to(tmp_path / "sys/devices/pci0000:00" / name)
+    (devices / "0000:00:06.0/driver").symlink_to(tmp_path / "sys/bus/pci/drivers/nvidia")
+    for name in ("sys", "proc", "dev"):
+        monkeypatch.setattr(collecting, {"sys": "SYSFS"}.get(name, name.upper()), tmp_path / name)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return tmp_path
+
+
+def test_machine_is_read(machine: Path) -> None:
+    readings = collecting.collect(None, None, {})
+    assert readings.cards == (PciCard("0000:00:06.0", "10de:2330", "nvidia", Link(5, 16), Link(5, 16), None),)
+    assert readings.smi[0].name == "NVIDIA H100 80GB HBM3"
+    assert (readings.module_version, readings.library_version) == ("580.159.04", "580.159.04")
+    assert readings.packages == {"libnvidia-compute-580": "580.159.04"}
+    assert readings.missing_nodes == (str(machine / "dev/nvidia-uvm"),)
+    assert [(node.usable, node.mode[:3]) for node in readings.nodes] == [(True, "666"), (True, "666")]
+    # there is no journal, so the ring buffer is read
+    assert (readings.log_after, readings.log_error) == (FALLEN, None)
+    assert readings.exercise_skipped == "no Python of an engine was named"
+
+
+def test_nvidia_smi_that_hangs_hangs_nothing_else(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (machine / "bin/nvidia-smi").write_text("#!/bin/sh\nexec sleep 600\n")
+    monkeypatch.setattr(collecting, "SMI_LIMIT_S", 0.5)
+    readings = collecting.collect(sys.executable, None, {})
+    assert readings.smi_hangs
+    assert readings.exercise is None
+    assert only(judge(readings, Wanted()), "driver-silent").level == "problem"
+
+
+def test_card_is_put_to_work_in_the_python_that_is_named(machine: Path) -> None:
+    readings = collecting.collect(sys.executable, None, {})
+    assert readings.exercise is not None
+    assert readings.exercise.stage == "start"
+    assert "No module named 'torch'" in str(readings.exercise.error)
+    assert "build it again" in only(judge(readings, Wanted()), "cuda-fails").text
+
+
+def test_busy_card_is_left_alone(machine: Path) -> None:
+    (machine / "bin/systemctl").write_text("#!/bin/sh\nexit 0\n")
+    (machine / "bin/nvidia-smi").write_text("#!/bin/sh\necho '00000000:00:06.0, H100, 81559, 900, 580.159.04, Enabled'\n")
+    readings = collecting.collect(sys.executable, None, {})
+    assert (readings.serving, readings.exercise) == (True, None)
+    assert readings.exercise_skipped == "vllm.service has the card's memory"
+
+
+def test_log_that_nobody_shows_is_told(machine: Path) -> None:
+    (machine / "bin/dmesg").write_text("#!/bin/sh\necho 'dmesg: read kernel buffer failed: Operation not permitted' >&2; exit 1\n")
+    readings = collecting.collect(None, None, {})
+    assert "Operation not permitted" in str(readings.log_error)
 
 
 # --- the command

@@ -133,7 +133,9 @@ def _library_version() -> str | None:
 def _packages() -> dict[str, str]:
     listed = run_bounded(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}|${Package}|${Version}\\n"], 20).text
     rows = (line.split("|") for line in listed.splitlines() if line[1:2] == "i" and line.count("|") == 2)
-    return {name: upstream(version) for _, name, version in rows if _DRIVER_PACKAGE.fullmatch(name)}
+    found = {name: upstream(version) for _, name, version in rows if _DRIVER_PACKAGE.fullmatch(name)}
+    # helpers have versions of their own: nvidia-kernel-common 20220217, nvidia-driver-assistant 0.22
+    return {name: version for name, version in found.items() if re.match(r"[0-9]{3}\.[0-9]", version)}
 
 
 def _existing(user: str | None) -> str | None:

@@ -1,0 +1,76 @@
+# The CUDA toolkit, beside others. deploys/steps/cuda.py sends it behind driver.sh, whose functions it uses, with these variables:
+#   packages   what is installed
+#   home       folder of this version: /usr/local/cuda-13.0
+#   source, key   one more apt source for this transaction, and its key, in base64; empty where the host's own sources have it
+# shellcheck disable=SC2154
+cuda_state=/var/lib/bringup/cuda
+
+# NVIDIA's repository has drivers too, so that it must not become one of the host's sources for the sake of the toolkit.
+passing_source() {
+  chmod 755 "$work"; mkdir -p "$work/parts"
+  printf %s "$key" | base64 -d > "$work/key.gpg"
+  for file in /etc/apt/sources.list.d/*; do [ ! -e "$file" ] || ln -s "$file" "$work/parts/"; done
+  printf %s "$source" | base64 -d | sed "s|^Signed-By: .*|Signed-By: $work/key.gpg|" > "$work/parts/zz-bringup-cuda.sources"
+  cp -a /var/lib/apt/lists "$work/lists"; mkdir -p "$work/lists/partial"
+}
+
+# The links that "the" CUDA of the machine goes by; the packages point them at themselves.
+default_links() { for link in /usr/local/cuda "${home%.*}"; do printf '%s %s\n' "$link" "$(readlink "$link")"; done; }
+
+install_cuda() {
+  finish_half_done
+  set --
+  if [ -n "$source" ]; then
+    passing_source
+    set -- -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$work/lists"
+  fi
+  apt "$@" update || explain 'the package lists cannot be refreshed; nothing was changed'
+  # shellcheck disable=SC2086
+  apt-get -q -s -y "$@" --no-install-recommends install $packages > "$work/log" 2>&1 ||
+    explain 'apt cannot install the CUDA toolkit, nothing was changed'
+  touched=$(sed -En 's/^(Inst|Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -E "$ours" | tr '\n' ' ')
+  gone=$(sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | tr '\n' ' ')
+  [ -z "$touched$gone" ] ||
+    fail "with the CUDA toolkit apt would change what is not its own ($touched$gone); nothing was changed: see nvidia_repository"
+
+  mkdir -p "$cuda_state"; touch "$cuda_state/added"
+  names > "$work/before"
+  default_links > "$work/links"
+  for group in cuda "$(basename "${home%.*}")"; do
+    update-alternatives --list "$group" 2>/dev/null | grep -qx "$home" || echo "$group"
+  done > "$work/groups"
+  # without the packages' entry in the linker's search path
+  # shellcheck disable=SC2086
+  apt "$@" -y --no-install-recommends -o Dpkg::Options::=--path-exclude=/etc/ld.so.conf.d/*cuda* install $packages
+  rc=$?
+  names | comm -13 "$work/before" - | sort -u - "$cuda_state/added" > "$work/added" && cp "$work/added" "$cuda_state/added"
+  cp "$work/log" "$work/install.log"
+  keep_default
+  cp "$work/install.log" "$work/log"
+  [ "$rc" = 0 ] || explain 'the CUDA toolkit could not be installed'
+  [ -x "$home/bin/nvcc" ] || fail "the packages are installed, but $home/bin/nvcc is not there: they are not those of this version"
+}
+
+# The machine's default stays what it was: ours is no candidate for it, and a link that was made by hand comes back.
+keep_default() {
+  while read -r group; do
+    ! update-alternatives --list "$group" 2>/dev/null | grep -qx "$home" || update-alternatives --quiet --remove "$group" "$home"
+  done < "$work/groups"
+  while read -r link target; do
+    [ "$(readlink "$link")" != "$target" ] || continue
+    if [ -z "$target" ]; then rm -f "$link"; else ln -sfn "$target" "$link"; fi
+  done < "$work/links"
+}
+
+remove_cuda() {
+  [ -e "$cuda_state/added" ] || return 0
+  finish_half_done
+  names | comm -12 - "$cuda_state/added" > "$work/going"
+  if [ -s "$work/going" ]; then
+    foreign=$(beyond "$work/going")
+    [ -z "$foreign" ] || fail "other packages need the CUDA toolkit ($foreign): remove them first; nothing was changed"
+    # shellcheck disable=SC2046
+    apt -y purge $(cat "$work/going") || explain 'the CUDA toolkit could not be removed'
+  fi
+  rm -rf "$cuda_state"; rmdir /var/lib/bringup 2>/dev/null || true
+}
