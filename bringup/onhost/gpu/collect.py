@@ -151,7 +151,6 @@ def _existing(user: str | None) -> str | None:
 
 def _nodes(cards: int, user: str | None) -> tuple[tuple[Node, ...], tuple[str, ...]]:
     """The device nodes that CUDA opens, and those of them that are not there."""
-
     wanted = ["nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in range(cards))]
     account = pwd.getpwnam(user) if user else None
     nodes, missing = [], []
@@ -166,8 +165,7 @@ def _nodes(cards: int, user: str | None) -> tuple[tuple[Node, ...], tuple[str, .
         if account is None:
             usable = os.access(path, os.R_OK | os.W_OK)
         else:
-            groups = {account.pw_gid, *(group.gr_gid for group in grp.getgrall() if account.pw_name in group.gr_mem)}
-            shift = 6 if status.st_uid == account.pw_uid else 3 if status.st_gid in groups else 0
+            shift = 6 if status.st_uid == account.pw_uid else 3 if status.st_gid in _groups_of(account.pw_name) else 0
             usable = (bits >> shift) & 0o6 == 0o6
         try:
             owner = f"{pwd.getpwuid(status.st_uid).pw_name}:{grp.getgrgid(status.st_gid).gr_name}"
@@ -196,11 +194,21 @@ def _exercise(python: str, user: str | None, environment: Mapping[str, str], cop
     own = dict(os.environ) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | dict(environment)
     if user is not None:
         # as the unit has it: no setuid program (nvidia-modprobe) may help with device nodes
-        command = ["setpriv", f"--reuid={user}", f"--regid={_group_of(user)}", "--clear-groups", "--no-new-privs", "--", *command]
+        groups = ",".join(map(str, _groups_of(user)))
+        command = [
+            "setpriv",
+            f"--reuid={user}",
+            f"--regid={pwd.getpwnam(user).pw_gid}",
+            f"--groups={groups}",
+            "--no-new-privs",
+            "--",
+            *command,
+        ]
         own["HOME"] = environment.get("HOME", "/nonexistent")
     return parse_exercise(run_bounded(command, EXERCISE_LIMIT_S, own))
 
 
-def _group_of(user: str) -> int:
-
-    return pwd.getpwnam(user).pw_gid
+def _groups_of(user: str) -> list[int]:
+    """The groups that the service has: the user's own, and video, which vllm.service adds (templates/vllm.service.j2)."""
+    own = pwd.getpwnam(user).pw_gid
+    return sorted({own, *(group.gr_gid for group in grp.getgrall() if group.gr_name == "video" or user in group.gr_mem)})
