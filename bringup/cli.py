@@ -14,6 +14,7 @@ from bringup.plan.cli import plan
 from bringup.probe.cli import facts
 from bringup.report.cli import report
 from bringup.smoke_cli import smoke
+from bringup.verify.cli import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +23,7 @@ def bringup() -> None:
     """Takes a bare Linux machine to a tuned, verified vLLM server."""
 
 
-for command in (calibrate, demo, diff, facts, lab, plan, report, smoke):
+for command in (calibrate, demo, diff, facts, lab, plan, report, smoke, verify):
     bringup.add_command(command)
 
 

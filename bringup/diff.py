@@ -19,10 +19,11 @@ def exit_code(result: DryRun) -> int:
     return EXIT_DRIFT if result.drifts else EXIT_IN_STEP
 
 
-class _Command(click.Command):
+class ExitsOneOnBadUsage(click.Command):
     """Wrong usage exits 1: click's own 2 would read as drift."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line."""
         try:
             return super().make_context(*args, **kwargs)
         except click.UsageError as error:
@@ -30,7 +31,9 @@ class _Command(click.Command):
             sys.exit(EXIT_ERROR)
 
 
-@click.command(cls=_Command, epilog="Exit code: 0 in step, 2 drift, 1 error (pyinfra's own dry run exits 0 whatever it finds).")
+@click.command(
+    cls=ExitsOneOnBadUsage, epilog="Exit code: 0 in step, 2 drift, 1 error (pyinfra's own dry run exits 0 whatever it finds)."
+)
 @click.argument("inventory")
 @click.argument("deploy", default="deploys/qwen.py")
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host or group; repeatable.")

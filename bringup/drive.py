@@ -72,12 +72,17 @@ def dry_run(inventory: str, deploy: str, arguments: Sequence[str] = ()) -> DryRu
 
 
 def probe_hosts(inventory: str, arguments: Sequence[str] = ()) -> tuple[dict[str, str], bool]:
-    """Run the probe on every host; returns host → what it printed, and whether every host answered.
+    """Run the probe on every host; see `read_hosts`."""
+    return read_hosts(inventory, "facts.host.HostProbeText", arguments)
+
+
+def read_hosts(inventory: str, fact: str, arguments: Sequence[str] = ()) -> tuple[dict[str, str], bool]:
+    """Read a fact that is text from every host; returns host → what it printed, and whether every host answered.
 
     Raises:
         BringupError: pyinfra could not look at any host; its own message was shown before.
     """
-    command = [_pyinfra(), inventory, *arguments, "fact", "facts.host.HostProbeText", "--json"]
+    command = [_pyinfra(), inventory, *arguments, "fact", fact, "--json"]
     done = subprocess.run(command, cwd=project_root(), check=False, stdout=subprocess.PIPE, text=True, errors="replace")
     try:
         (texts,) = json.loads(done.stdout).values()

@@ -15,6 +15,7 @@ from bringup.catalog.entries import Engine, EngineSetting
 from bringup.catalog.loader import nearest
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
+from bringup.host_settings import host_settings_problems
 from bringup.needs import parse_need
 from bringup.smoke.model import MetricName
 
@@ -102,6 +103,17 @@ def _clocks(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+def _word(value: Any) -> Any:
+    """A number is a number to whoever writes group data; ``off`` must be text, since False says nothing of what it is for."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _host_settings(wishes: dict[str, str]) -> dict[str, str]:
+    if problems := host_settings_problems(wishes):
+        raise ValueError("; ".join(problem.removeprefix("host_settings: ") for problem in problems))
+    return wishes
+
+
 def _needs(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         try:
@@ -165,6 +177,12 @@ class Settings(Frozen):
     """How long a host that was restarted for its driver may take until it answers; servers test their memory for minutes."""
     apt_wait_s: int = Field(600, ge=0, le=7200)
     """How long the driver's step waits for another program that uses apt."""
+    host_settings: Annotated[dict[str, Annotated[str, BeforeValidator(_word)]], AfterValidator(_host_settings)] = Field(
+        default_factory=dict
+    )
+    """Settings of the host to set beyond those that the plan sets by itself, or to ``keep`` (bringup/host_settings.py)."""
+    tuning_state: Literal["present", "absent"] = "present"
+    """``absent`` puts back what the host's settings were before bringup, now and for the next boot."""
     smoke: Literal["auto", "always", "never"] = "auto"
     """``auto`` runs the smoke benchmark unless this release already passed it on this host."""
     pip_index_url: str | None = None

@@ -163,13 +163,14 @@ def _read_nvidia_key(settings: Settings) -> bytes | None:
     return key
 
 
-def prepare(host: Host, inventory: Inventory, driver_only: bool = False) -> Context:
+def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_only: bool = False) -> Context:
     """Validate the inventory, collect this host's facts, and plan.
 
     Args:
         host: this host.
         inventory: all of them.
         driver_only: nothing but the driver is deployed, so that what else the plan needs does not stand in the way.
+        tuning_only: nothing but the host's settings are made, for which there need not even be a driver.
 
     Raises:
         InventoryError: something in the inventory is wrong; no host is touched.
@@ -191,7 +192,7 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False) -> Cont
     api_key = nvidia_key = None
     try:
         api_key, nvidia_key = _read_api_key(settings), _read_nvidia_key(settings)
-        if driver_only:
+        if driver_only or tuning_only:
             if isinstance(source, ControlFolderSource):
                 catalog = _with_folder(catalog, settings.model, source.path)
             revision = "not-deployed"
@@ -209,8 +210,9 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False) -> Cont
             if not facts.model_folder_holds_model:
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
         plan = make_plan(facts, settings, catalog, revision, templates_checksum(), _fingerprint(api_key) if api_key else None)
-        blockers += driver_blockers(facts, plan) if driver_only else plan_blockers(facts, plan)
-        if plan.driver is not None and plan.driver.state == "absent" and not driver_only:
+        if not tuning_only:
+            blockers += driver_blockers(facts, plan) if driver_only else plan_blockers(facts, plan)
+        if plan.driver is not None and plan.driver.state == "absent" and not driver_only and not tuning_only:
             blockers.append("nvidia_state is absent, and nothing can be served without the driver: deploys/driver.py removes it")
     except BringupError as error:
         blockers.append(error.message)

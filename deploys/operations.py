@@ -8,7 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra.api import FileUploadCommand, RsyncCommand, StringCommand, operation
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.facts.files import File, Sha256File
@@ -18,8 +18,11 @@ from rich.console import Console
 from bringup.errors import BringupError
 from bringup.model_folder import fingerprint
 from bringup.plan.driver import DriverPlan
+from bringup.plan.tuning import TuningPlan
 from bringup.report.load import read_record
 from bringup.report.text import render
+from bringup.verify.compare import compare_settings
+from bringup.verify.reading import parse_reading, reading_command
 from deploys.activation import ActivateCommand
 
 
@@ -63,6 +66,36 @@ class _SmokeCommand(StreamedCommand):
             local.replace(kept)
             Console(stderr=True).print(render(report, kept))
         return ok, output
+
+
+class _VerifyTuningCommand(StringCommand):
+    """Reads the settings back after they were made, and says what did not take; that stops nothing."""
+
+    def execute(self, state: Any, host: Any, connector_arguments: Any) -> tuple[bool, CommandOutput]:
+        ok, output = host.run_shell_command(self, print_input=state.print_input, **connector_arguments)
+        if not ok:
+            return ok, output
+        try:
+            checks = compare_settings(parse_reading(output.stdout))
+        except ValueError as error:
+            host.log(str(error))
+            return False, output
+        wrong = [check for check in checks if check.status != "ok"]
+        for check in wrong:
+            host.log(f"warning: {check.subject} is {check.found}, not {check.expected}: {check.why}", logger.warning)
+        host.log(f"{len(checks) - len(wrong)} of {len(checks)} settings read back as planned", logger.info)
+        return True, CommandOutput([])
+
+
+@operation()
+def verify_tuning(request: TuningPlan) -> Generator[StringCommand]:
+    """Read the settings back that were just made.
+
+    Example::
+
+        verify_tuning(name="Read the settings back", request=plan.tuning)
+    """
+    yield _VerifyTuningCommand(reading_command(request))
 
 
 @operation()

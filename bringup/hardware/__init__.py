@@ -11,6 +11,7 @@ from bringup.hardware.host import HostFacts, RootAccess
 from bringup.hardware.memory import Memory, MemoryFacts, MemoryModule
 from bringup.hardware.software import CudaToolkit, GpuCheckRecord, KernelModule, NvidiaSoftware, ServedRelease, SmokeRecord
 from bringup.hardware.system import AptSource, Board, Disk, OperatingSystem, System
+from bringup.hardware.tuning import TuningFacts
 
 __all__ = [
     "AptSource",
@@ -41,4 +42,5 @@ __all__ = [
     "SmokeRecord",
     "SmtState",
     "System",
+    "TuningFacts",
 ]

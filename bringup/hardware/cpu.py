@@ -45,6 +45,8 @@ class Cpu(Frozen):
     """The fastest core's highest frequency, turbo included, as cpufreq says."""
     governor: str | None = None
     """cpufreq governor of the usable CPUs; several are joined by commas."""
+    energy_preference: str | None = None
+    """What the processor prefers where it chooses its own clock (energy_performance_preference); several are joined by commas."""
     frequency_driver: str | None = None
     """``intel_pstate``, ``amd-pstate-epp``, ``acpi-cpufreq``…"""
     quota_cpus: float | None = None

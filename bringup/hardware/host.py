@@ -10,6 +10,7 @@ from bringup.hardware.gpu import Gpu
 from bringup.hardware.memory import Memory, MemoryFacts
 from bringup.hardware.software import GpuCheckRecord, NvidiaSoftware, ServedRelease, SmokeRecord
 from bringup.hardware.system import Disk, OperatingSystem, System
+from bringup.hardware.tuning import TuningFacts
 
 RootAccess = Literal["root", "sudo", "none"]
 
@@ -38,6 +39,7 @@ class HostFacts(Frozen):
     read_only_sysctls: tuple[str, ...] = ()
     """Those of them that root cannot write here (a container whose owner must set them)."""
     system: System = System()
+    tuning: TuningFacts = TuningFacts()
     nvidia: NvidiaSoftware = NvidiaSoftware()
     engines: dict[str, str] = Field(default_factory=dict)
     """Environments that are built on the host: folder name to the checksum of the requirement list they were built from."""

@@ -12,6 +12,7 @@ from bringup.onhost.gpu.check import gpu_check, read_request
 from bringup.onhost.ready import wait_until_ready
 from bringup.onhost.release import Switch
 from bringup.onhost.say import say
+from bringup.onhost.tuning import apply_file
 from bringup.onhost.watch import FAILURES, INTERVAL_S, tell_gave_up, watch
 
 
@@ -40,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     watcher.add_argument("--interval-s", type=float, default=INTERVAL_S)
     watcher.add_argument("--failures", type=int, default=FAILURES)
     commands.add_parser("gave-up", help="tell that the service has given up (for vllm-failed.service)")
+    tuner = commands.add_parser("tune", help="make the host's settings, and put back those that are no longer asked for")
+    tuner.add_argument("request", type=Path)
+    tuner.add_argument("--boot", action="store_true", help="as the machine starts: fail where a value did not take")
     return parser
 
 
@@ -64,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
             watch(arguments.interval_s, arguments.failures)
         elif arguments.command == "gave-up":
             tell_gave_up()
+        elif arguments.command == "tune":
+            failed = apply_file(arguments.request, at_boot=arguments.boot)
+            return 1 if failed and arguments.boot else 0
         else:
             say(Switch.current() or "nothing was deployed here")
     except BringupError as error:

@@ -16,6 +16,7 @@ from bringup.plan.driver import DriverPlan
 from bringup.plan.host import HostSetting
 from bringup.plan.limits import LineCheck
 from bringup.plan.service import ServicePlan
+from bringup.plan.tuning import TuningPlan
 
 
 class Needs(Frozen):
@@ -84,6 +85,7 @@ class Plan(Frozen):
     environment: dict[str, str]
     service: ServicePlan
     sysctls: dict[str, str]
+    """Those settings of `tuning` that lie in /etc/sysctl.d."""
     needs: Needs
     driver: DriverPlan | None = None
     """What is done about the driver; None where there is nothing to do, or no card."""
@@ -97,6 +99,8 @@ class Plan(Frozen):
     """The acceptance lines beside their floors."""
     host: tuple[HostSetting, ...]
     """Settings outside vLLM: what is set, and what is offered."""
+    tuning: TuningPlan = TuningPlan()
+    """Those of them that bringup sets, as the host's tool reads them."""
     decisions: tuple[Decision, ...]
     findings: tuple[Finding, ...]
 

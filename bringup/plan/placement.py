@@ -157,6 +157,23 @@ def plan_placement(facts: HostFacts, gpu: Gpu | None, smt: SmtUse = "leave-idle"
     )
 
 
+def without_siblings(facts: HostFacts) -> HostFacts:
+    """The host as it is once SMT is off, so that its plan is the same before and after: the first thread of each core stays."""
+    first = {core[0] for core in _cores(facts.cpu, facts.cpu.online or facts.cpu.usable)}
+    usable = tuple(c for c in facts.cpu.usable if c in first)
+    groups = tuple(group.model_copy(update={"cpus": tuple(c for c in group.cpus if c in first)}) for group in facts.cpu.l3_groups)
+    cpu = facts.cpu.model_copy(
+        update={
+            "usable": usable,
+            "online": tuple(c for c in facts.cpu.online if c in first),
+            "core_of": {c: facts.cpu.core_of[c] for c in usable if c in facts.cpu.core_of},
+            "node_of": {c: facts.cpu.node_of[c] for c in usable if c in facts.cpu.node_of},
+            "l3_groups": groups,
+        }
+    )
+    return facts.model_copy(update={"cpu": cpu})
+
+
 def _why_system(facts: HostFacts, system: tuple[int, ...]) -> str:
     if not system:
         return "too few cores to divide: the system shares the server's"

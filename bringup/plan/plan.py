@@ -7,6 +7,7 @@ from bringup.errors import BringupError
 from bringup.findings import Finding
 from bringup.findings.finding import note, warning
 from bringup.hardware import HostFacts
+from bringup.host_settings import KEEP
 from bringup.needs import parse_need
 from bringup.plan.card import card_decisions, plan_card
 from bringup.plan.configuration import Card, Case
@@ -15,11 +16,12 @@ from bringup.plan.decision import Decision
 from bringup.plan.driver import DriverPlan, plan_driver
 from bringup.plan.engine import SHUTDOWN_TIMEOUT_S, EngineOptions, cpu_options, gpu_options
 from bringup.plan.foresight import foresee, foresee_cpu
-from bringup.plan.host import owner_findings, plan_host
+from bringup.plan.host import not_applicable, owner_findings, plan_host
 from bringup.plan.model import Needs, Plan, SmokePlan
-from bringup.plan.placement import plan_placement
+from bringup.plan.placement import plan_placement, without_siblings
 from bringup.plan.service import plan_service
 from bringup.plan.solve import NoWayError
+from bringup.plan.tuning import plan_tuning
 from bringup.plan.upgrade import what_would_do
 from bringup.settings import HostFolderSource, HubSource, Settings, engine_settings_problems, normalized_engine_settings
 
@@ -66,6 +68,14 @@ def _card(facts: HostFacts, catalog: Catalog) -> Card | None:
         raise BringupError("no NVIDIA card of this host can serve: each is held for a virtual machine or no longer answers")
     ids = ", ".join(sorted({gpu.pci_id for gpu in facts.gpus}))
     raise BringupError(f"the catalog does not know this host's NVIDIA card ({ids}); add it to bringup/catalog/gpus.yaml")
+
+
+def as_tuned(facts: HostFacts, settings: Settings) -> HostFacts:
+    """The host as its processors will be: without second threads where the inventory switches SMT off and it can be."""
+    off = settings.tuning_state == "present" and settings.host_settings.get("smt", KEEP) != KEEP
+    if off and facts.cpu.smt == "on" and facts.cpu.smt_switchable:
+        return without_siblings(facts)
+    return facts
 
 
 def _driver(facts: HostFacts, settings: Settings, card: Card | None, least_branch: int | None) -> DriverPlan | None:
@@ -139,8 +149,12 @@ def make_plan(
         raise BringupError(f"max-model-len {overrides['max-model-len']} contradicts the need of {asked} tokens a request")
     lines = profile.smoke.lines | settings.acceptance
     no_findings: tuple[Finding, ...] = ()
-    placement = plan_placement(facts, card.gpu if card else None)
-    host = plan_host(facts, placement, card.gpu if card else None)
+    placed = as_tuned(facts, settings)
+    placement = plan_placement(placed, card.gpu if card else None)
+    host = plan_host(placed, placement, card.gpu if card else None, settings.host_settings)
+    if settings.tuning_state == "absent":
+        host = tuple(s.model_copy(update={"state": "kept"}) if s.state == "set" and s.kind != "limit" else s for s in host)
+    tuning = plan_tuning(host, placed)
     if card:
         calibration = catalog.calibration(engine.version, card.model.compute_capability)
         case = Case(card=card, engine=engine, calibration=calibration, model=model, profile=profile, overrides=overrides)
@@ -208,7 +222,7 @@ def make_plan(
     cuda_plan = plan_cuda(settings, engine, vllm) if card else None
     environment |= cuda_environment(cuda_plan, environment["PATH"])
     card_plan = plan_card(facts, settings, card.gpu) if card else None
-    sysctls = [setting for setting in host if setting.kind == "sysctl" and setting.default_on]
+    made = [setting for setting in host if setting.key in {applied.key for applied in tuning.settings}]
     return Plan(
         profile=settings.profile,
         model=model.id,
@@ -230,7 +244,7 @@ def make_plan(
         | vllm,
         environment=environment,
         service=service,
-        sysctls={setting.key: setting.value for setting in sysctls},
+        sysctls={setting.key: setting.value for setting in tuning.settings if setting.kind == "sysctl"},
         needs=Needs(
             memory_mib=memory_mib,
             engine_disk_mib=engine.disk_mib,
@@ -250,6 +264,7 @@ def make_plan(
         predicted=predicted,
         checks=checks,
         host=host,
+        tuning=tuning,
         decisions=(
             *choices,
             *options.decisions,
@@ -257,9 +272,15 @@ def make_plan(
             memory_limit,
             *cuda_decisions(cuda_plan),
             *card_decisions(card_plan),
-            *(Decision(key=setting.key, value=setting.value, why=setting.why, source=setting.source) for setting in sysctls),
+            *(Decision(key=setting.key, value=setting.value, why=setting.why, source=setting.source) for setting in made),
         ),
-        findings=(*findings, *options.findings, *placement.findings, *owner_findings(host, facts)),
+        findings=(
+            *findings,
+            *options.findings,
+            *placement.findings,
+            *not_applicable(placed, placement, card.gpu if card else None, settings.host_settings),
+            *owner_findings(host, facts),
+        ),
     )
 
 

@@ -89,6 +89,7 @@ def parse_cpu(cpus: str, lists: str, allowed: str, model: str, cgroup: str, node
         ),
         max_mhz=max((khz // 1000 for khz in mhz if khz), default=None),
         governor=_joined(row.get("governor") for cpu, row in rows.items() if cpu in usable),
+        energy_preference=_joined(row.get("epp") for cpu, row in rows.items() if cpu in usable),
         frequency_driver=_joined(row.get("driver") for cpu, row in rows.items() if cpu in usable),
         quota_cpus=min((quota for text in _values(cgroup, "cpu.max") if (quota := _quota(text))), default=None),
     )

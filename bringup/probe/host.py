@@ -13,6 +13,7 @@ from bringup.probe.nvidia import parse_nvidia, parse_packages
 from bringup.probe.nvidia_smi import parse_nvidia_smi_xml
 from bringup.probe.sections import key_values, split_sections
 from bringup.probe.system import parse_disks, parse_operating_system, parse_sysctls, parse_system, parse_virtualization
+from bringup.probe.tuning import parse_tuning
 
 T = TypeVar("T")
 
@@ -140,6 +141,7 @@ def parse_host(text: str) -> HostFacts:
         sysctls=sysctls,
         read_only_sysctls=read_only,
         system=system,
+        tuning=parse_tuning(reading.sections),
         nvidia=nvidia,
         engines=parse_markers(body("engines")),
         models=parse_markers(body("models")),

@@ -38,6 +38,7 @@ for file in /sys/firmware/efi/efivars/SecureBoot-*; do
   [ -r "$file" ] && printf 'secure_boot=%s\n' "$(od -An -tu1 -j4 -N1 "$file" 2>/dev/null | tr -d ' ')"
 done
 lockdown=$($asroot cat /sys/kernel/security/lockdown 2>/dev/null); echo "lockdown=$lockdown"
+cat /sys/kernel/iommu_groups/*/type 2>/dev/null | sort -u | sed 's/^/iommu_type=/'
 [ -d /sys/kernel/iommu_groups ] && { set -- /sys/kernel/iommu_groups/*; [ -e "$1" ] || shift; echo "iommu_groups=$#"; }
 section time
 if has timedatectl; then timeout 5 timedatectl show --property=Timezone --property=NTPSynchronized 2>/dev/null; fi
@@ -77,8 +78,13 @@ for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
   done
   v "$cpu/cpufreq/cpuinfo_max_freq"; line="$line max_khz=$v"
   v "$cpu/cpufreq/scaling_governor"; line="$line governor=$v"
+  v "$cpu/cpufreq/energy_performance_preference"; line="$line epp=$v"
   v "$cpu/cpufreq/scaling_driver"; echo "$line driver=$v"
 done
+section idle-states
+v /sys/devices/system/cpu/cpuidle/current_driver; echo "driver=$v"
+for state in /sys/devices/system/cpu/cpu0/cpuidle/state*; do v "$state/latency"; [ -n "$v" ] && echo "latency_us=$v"; done
+[ -e /sys/devices/system/cpu/cpu0/power/pm_qos_resume_latency_us ] && echo limits=yes
 section numa
 for node in /sys/devices/system/node/node[0-9]*; do
   [ -d "$node" ] || continue
@@ -200,6 +206,22 @@ for name in vm.swappiness kernel.numa_balancing net.core.somaxconn; do
   if $asroot test -w "$file"; then access=rw; else access=ro; fi
   printf '%s %s %s\n' "$name" "$access" "$(cat "$file")"
 done
+section interrupts
+set -- /proc/irq/[0-9]*; [ -e "$1" ] || shift; echo "interrupts=$#"
+[ "$init" = systemd ] && systemctl is-active --quiet irqbalance.service && echo irqbalance=yes
+echo "banned=$(sed -n 's/^ *IRQBALANCE_BANNED_CPULIST=//p' /etc/default/irqbalance 2>/dev/null | tail -n 1 | tr -d "\"'")"
+section tuned
+if [ "$init" = systemd ] && systemctl is-active --quiet tuned.service; then
+  v /etc/tuned/active_profile; echo "profile=$v"
+  echo "included=$(sed -n 's/^include=//p' /etc/tuned/bringup/tuned.conf 2>/dev/null)"
+fi
+section tuning
+for file in /etc/sysctl.d/90-bringup.conf /etc/bringup/tuning.json /etc/systemd/system/bringup-tuning.service \
+  /etc/systemd/system/irqbalance.service.d/bringup.conf /etc/bringup/irqbalance.env /etc/tuned/bringup/tuned.conf; do
+  [ -e "$file" ] && echo "file=$file"
+done
+systemctl is-enabled --quiet bringup-tuning.service 2>/dev/null && echo enabled=yes
+section tuning-original; cat /var/lib/bringup/tuning/original.json 2>/dev/null; echo
 section model-folder
 if [ -n "${model_folder:-}" ]; then
   if $asroot test -f "$model_folder/config.json"; then echo present; else echo absent; fi

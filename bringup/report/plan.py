@@ -32,6 +32,7 @@ _LEVEL_STYLES = {"problem": "bold red", "impossible": "bold red", "warning": "ye
 _METRICS = {"ttft": "time to the first token", "itl": "time between two tokens", "e2e": "time of a whole answer"}
 _SHORT, _LONG = 60, 300
 """Characters of a reason that may be repeated, and that is shown whole."""
+_STATES = {"set": "", "offered": " (offered, not set)", "kept": " (kept as it is: inventory)"}
 _TOLD_BY_BLOCKERS = ("no-systemd", "no-root")
 _TOLD_BY_VERDICT = ("uncalibrated",)
 _AT_ADDRESS = re.compile(r" at ([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])")
@@ -52,7 +53,7 @@ def plan_page(plan: Plan, blockers: Sequence[str], findings: Sequence[Finding], 
     if plan.predicted.memory is not None:
         parts.append(MemoryBar(plan.predicted.memory))
     parts += [_checks(plan), _decisions(plan)]
-    offered = [setting for setting in plan.host if not setting.default_on and setting.now != setting.value]
+    offered = [setting for setting in plan.host if setting.state == "offered" and setting.now != setting.value]
     parts += [_offered(offered)] if offered else []
     parts.append(_findings(sorted(merged(every), key=lambda finding: ORDER.index(finding.level))))
     return Group(*(line for part in parts[:-1] for line in (part, Text())), parts[-1])
@@ -260,7 +261,7 @@ def _set_beside(plan: Plan) -> Iterator[Decision]:
     """Settings of the host that the plan makes and that are no decisions of their own yet."""
     decided = {decision.key for decision in plan.decisions}
     for setting in plan.host:
-        if setting.default_on and setting.key not in decided:
+        if setting.state == "set" and setting.key not in decided:
             yield Decision(key=setting.key, value=setting.value, why=setting.why, source=setting.source)
 
 
@@ -318,7 +319,9 @@ def explain(plan: Plan, key: str) -> RenderableType:
         text.append(f"{decision.key} = {decision.value}\n", style="bold")
         text.append(f"why             {decision.why}\nsource          {decision.source}\n")
     elif setting is not None:
-        text.append(f"{setting.key} = {setting.value}", style="bold").append("" if setting.default_on else " (offered, not set)")
+        text.append(f"{setting.key} = {setting.value}", style="bold").append(
+            {"set": "", "offered": " (offered, not set)", "kept": " (kept as it is: inventory)"}[setting.state]
+        )
         text.append(f"\nwhy             {setting.why}\nsource          {setting.source}\n")
     if setting is not None:
         text.append(f"now             {setting.now or 'not known'}\nevidence        {setting.evidence}\n")

@@ -31,20 +31,39 @@ def runtime(context: Context) -> None:
         name="Install Debian packages", packages=wanted, no_recommends=True, extra_install_args="-o DPkg::Lock::Timeout=300"
     )
 
+    host_tool(context)
+
+    engine = context.catalog.engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
+    environment(context, "/opt/bringup/tools/smoke", tool_requirements("smoke"))
+    environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
+
+
+@deploy("Tool")
+def tool(context: Context) -> None:
+    """Put bringup's tool on a host that gets nothing else."""
+    if "python3" not in (host.get_fact(DebPackages) or {}):
+        apt.packages(
+            name="Install python3",
+            packages=["python3"],
+            no_recommends=True,
+            update=True,
+            extra_install_args="-o DPkg::Lock::Timeout=300",
+        )
+    host_tool(context)
+
+
+def host_tool(context: Context) -> None:
+    """Put bringup's own tool on the host; it needs nothing but Python."""
     for path in ("/opt/bringup", *(f"/opt/bringup/{name}" for name in ("bin", "lib", "engines", "tools")), "/var/lib/bringup"):
         files.directory(name=f"Make {path}", path=path, user="root", group="root", mode="755")
     hidden_file(name="Put bringup's library", content=host_bundle(), dest="/opt/bringup/lib/bringup.zip", mode="644")
     files.put(
         name="Put bringup-host",
-        src=StringIO(render("bringup-host.j2", plan)),
+        src=StringIO(render("bringup-host.j2", context.plan)),
         dest="/opt/bringup/bin/bringup-host",
         mode="755",
         create_remote_dir=False,
     )
-
-    engine = context.catalog.engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
-    environment(context, "/opt/bringup/tools/smoke", tool_requirements("smoke"))
-    environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
 
 
 def environment(context: Context, target: str, requirements: str, torch_backend: str | None = None) -> None:

@@ -1,35 +1,109 @@
-"""Kernel settings from the plan; what this host's kernel refuses was told by preflight and stops nothing."""
+"""The host's settings from the plan: made now, at each boot, read back; put back as they were where the plan has none.
+
+What this host's kernel refuses was told by preflight and stops nothing.
+"""
 
 from io import StringIO
 
+from pyinfra import host, logger
 from pyinfra.api import deploy
+from pyinfra.facts.files import FileContents
 from pyinfra.operations import files, server
 
+from bringup.plan import Plan
+from bringup.plan.tuning import SYSCTL_FILE, TUNED_FILE, TUNING_FILE, UNIT, UNIT_FILE
+from bringup.verify.compare import compare_settings
 from deploys.context import Context
+from deploys.operations import streamed_shell, verify_tuning
 from deploys.render import render
+from facts.tuning import HostReading
 
-SYSCTL_FILE = "/etc/sysctl.d/90-bringup.conf"
+_IRQBALANCE_ENVIRONMENT = "/etc/bringup/irqbalance.env"
+_IRQBALANCE_FILE = "/etc/systemd/system/irqbalance.service.d/bringup.conf"
+_FOLDERS = tuple(path.rpartition("/")[0] for path in (TUNING_FILE, TUNED_FILE, _IRQBALANCE_FILE))
+"""Those that may not be there."""
+_TUNE = f"/opt/bringup/bin/bringup-host tune {TUNING_FILE}"
 
 
 @deploy("Tuning")
 def tuning(context: Context) -> None:
-    """Write the sysctl file and load it where a live value differs and may be set."""
-    plan, facts = context.plan, context.facts
-    if not plan.sysctls:
-        # an earlier plan's, on a host that has changed since
-        files.file(name=f"Remove {SYSCTL_FILE}", path=SYSCTL_FILE, present=False)
+    """Make the settings that differ, and leave no trace of those that the plan no longer has."""
+    plan, before = context.plan, context.facts.tuning
+    wanted = _wanted_files(plan)
+    stale = [path for path in before.files if path not in wanted]
+    forgotten = sorted(before.found.keys() - {setting.key for setting in plan.tuning.settings})
+    if not wanted and not forgotten:
+        _remove(stale, before.unit_enabled)
         return
-    files.put(
-        name=f"Write {SYSCTL_FILE}",
-        src=StringIO(render("90-bringup.conf.j2", plan)),
-        dest=SYSCTL_FILE,
-        mode="644",
-        create_remote_dir=False,
-    )
-    differing = {
-        name: value for name, value in plan.sysctls.items() if facts.sysctls[name] != value and name not in facts.read_only_sysctls
-    }
-    if differing:
-        changes = ", ".join(f"{name} {facts.sysctls[name]} → {value}" for name, value in differing.items())
-        commands = [f"sysctl -q -w {name}={value}" for name, value in differing.items()]
-        server.shell(name=f"Set {changes}", commands=commands)
+
+    # an empty list is what puts everything back
+    for path, content in ({TUNING_FILE: plan.tuning.record()} | wanted).items():
+        folder = path.rpartition("/")[0]
+        if folder in _FOLDERS:
+            files.directory(name=f"Make {folder}", path=folder, user="root", group="root", mode="755")
+        files.put(name=f"Write {path}", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
+    changes = [*_differing(context), *(f"{key} back as it was" for key in forgotten)]
+    if changes:
+        streamed_shell(name=f"Set {', '.join(changes)}", command=_TUNE)
+    if UNIT_FILE in wanted and (not before.unit_enabled or _differs(UNIT_FILE, wanted[UNIT_FILE])):
+        server.shell(
+            name=f"Set them at each boot ({UNIT})", commands=["systemctl daemon-reload", f"systemctl enable --quiet {UNIT}"]
+        )
+    _remove(stale if wanted else [*stale, TUNING_FILE], before.unit_enabled)
+    if changes and plan.tuning.settings:
+        verify_tuning(name="Read the settings back", request=plan.tuning)
+
+
+def _wanted_files(plan: Plan) -> dict[str, str]:
+    tuning = plan.tuning
+    wanted = {}
+    if tuning.settings:
+        wanted[TUNING_FILE] = tuning.record()
+    if plan.sysctls:
+        wanted[SYSCTL_FILE] = render("90-bringup.conf.j2", plan)
+    if tuning.at_boot:
+        wanted[UNIT_FILE] = render("bringup-tuning.service.j2", plan)
+    if tuning.banned_cpus:
+        wanted[_IRQBALANCE_ENVIRONMENT] = render("irqbalance.env.j2", plan)
+        wanted[_IRQBALANCE_FILE] = render("irqbalance.conf.j2", plan)
+    if tuning.tuned_profile:
+        wanted[TUNED_FILE] = render("tuned.conf.j2", plan)
+    return wanted
+
+
+def _differing(context: Context) -> list[str]:
+    """What is another value than the plan's and can be set: read now, or from the probe where nothing can read it yet."""
+    plan = context.plan
+    if not plan.tuning.settings:
+        return []
+    reading = host.get_fact(HostReading, request=plan.tuning)
+    if reading is None:
+        settings = {setting.key: setting for setting in plan.host}
+        every = [settings[applied.key] for applied in plan.tuning.settings]
+        return [f"{s.key} {s.now or 'unknown'} → {s.value}" for s in every if s.now != s.value and s.writable is not False]
+    checks = compare_settings(reading)
+    drift = [f"{check.subject} {check.found} → {check.expected}" for check in checks if check.status == "drift"]
+    if not drift:
+        host.log(f"{len(checks)} settings were read back: in order as far as they can be set from here", logger.info)
+    return drift
+
+
+def _remove(paths: list[str], unit_enabled: bool) -> None:
+    """Take away what an earlier plan wrote, for this boot and the next."""
+    if UNIT_FILE in paths and unit_enabled:
+        server.shell(name=f"Set nothing at boot ({UNIT})", commands=[f"systemctl disable --quiet {UNIT}"])
+    for path in paths:
+        files.file(name=f"Remove {path}", path=path, present=False)
+    commands = [
+        f"rmdir --ignore-fail-on-non-empty {path.rpartition('/')[0]}" for path in (TUNED_FILE, _IRQBALANCE_FILE) if path in paths
+    ]
+    if any("/systemd/" in path for path in paths):
+        commands.append("systemctl daemon-reload")
+    if any("irqbalance" in path for path in paths):
+        commands.append("systemctl try-restart irqbalance.service")
+    if commands:
+        server.shell(name="Have the removed files forgotten", commands=commands)
+
+
+def _differs(path: str, content: str) -> bool:
+    return "\n".join(host.get_fact(FileContents, path=path) or []) != content.rstrip("\n")
