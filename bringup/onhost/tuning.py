@@ -19,6 +19,8 @@ from bringup.onhost.say import say
 ORIGINAL = "var/lib/bringup/tuning/original.json"
 _DEFAULT_IRQ = "/proc/irq/default_smp_affinity"
 _TUNED_PROFILE = "bringup"
+_PROGRAM_LIMIT_S = 300
+"""tuned-adm waits until the profile is applied and checked; in an emulated machine that took more than two minutes."""
 
 
 def cpu_numbers(text: str) -> set[int]:
@@ -64,7 +66,7 @@ class Tuning:
         """Make the settings of a request, after what is no longer asked for was put back."""
         wanted = {setting["key"]: setting for setting in request["settings"]}
         self._keep(wanted, request.get("tuned_profile"))
-        self._follow_tuned(request.get("tuned_profile"))
+        refused = self._follow_tuned(request.get("tuned_profile"))
         # second threads first, since what else was kept of them has no files before they are back
         for key in sorted((key for key in self.original["settings"] if key not in wanted), key=lambda key: key != "smt"):
             self._put_back(key)
@@ -75,6 +77,8 @@ class Tuning:
                 for path in files_of(setting, self.root):
                     self._write(setting["key"], path, setting["value"])
         self._save()
+        if refused is not None:
+            raise refused
 
     def _keep(self, wanted: dict[str, Any], tuned_profile: str | None) -> None:
         """Write down what is there, before anything is changed."""
@@ -107,20 +111,22 @@ class Tuning:
             os.fsync(file.fileno())
         staged.replace(path)
 
-    def _follow_tuned(self, profile: str | None) -> None:
-        """Switch tuned to our profile, which includes the host's own, or back."""
+    def _follow_tuned(self, profile: str | None) -> BringupError | None:
+        """Switch tuned to our profile, which includes the host's own, or back; returns why it refused: the rest goes on."""
         if self.at_boot:
-            return
-        if profile:
-            _command("tuned-adm", "profile", _TUNED_PROFILE)
-        elif "tuned" in self.original:
-            before = self.original["tuned"]
-            if before["mode"] == "auto":
-                _command("tuned-adm", "auto_profile")
-            else:
-                _command("tuned-adm", "profile", *before["profile"].split())
-            say(f"tuned: profile {before['profile']} again")
-            del self.original["tuned"]
+            return None
+        try:
+            if profile:
+                _command("tuned-adm", "profile", _TUNED_PROFILE)
+            elif "tuned" in self.original:
+                before = self.original["tuned"]
+                profiles = ["auto_profile"] if before["mode"] == "auto" else ["profile", *before["profile"].split()]
+                _command("tuned-adm", *profiles)
+                say(f"tuned: profile {before['profile']} again")
+                del self.original["tuned"]
+        except BringupError as error:
+            return error
+        return None
 
     def _put_back(self, key: str) -> None:
         kept: dict[str, str] = self.original["settings"][key]
@@ -194,7 +200,7 @@ def _device(folder: Path) -> str:
 
 def _command(*words: str) -> None:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_PROGRAM_LIMIT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BringupError(f"{' '.join(words)} failed: {error}") from error
     if done.returncode:
