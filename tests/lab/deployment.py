@@ -55,6 +55,9 @@ class Deployment:
     def diff(self, limit: str = "lab1", **data: Any) -> "subprocess.CompletedProcess[str]":
         return self.command("bringup", "diff", "inventories/lab.py", *self._options(limit, data), check=False)
 
+    def verify(self, limit: str = "lab1", **data: Any) -> "subprocess.CompletedProcess[str]":
+        return self.command("bringup", "verify", "inventories/lab.py", "--json", *self._options(limit, data), check=False)
+
     def _options(self, limit: str, data: dict[str, Any]) -> list[str]:
         settings = {"reports_dir": str(self.reports)} | data
         values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())

@@ -92,6 +92,20 @@ def test_service_is_set_up_as_planned(deployment: Deployment) -> None:
     assert allowed == planned
 
 
+def test_verify_finds_the_running_server_where_the_plan_wants_it(deployment: Deployment) -> None:
+    found = deployment.verify()
+    assert found.returncode == 0, found.stdout + found.stderr
+    checks = {check["subject"]: check for check in json.loads(found.stdout)["hosts"]["lab1"]["checks"]}
+    assert {check["status"] for check in checks.values()} == {"ok"}
+    placed = {subject: check for subject, check in checks.items() if subject.startswith("CPUs of process")}
+    # the server and its engine at least, each with all of its threads
+    assert any(f"process {deployment.main_pid()} " in subject for subject in placed)
+    assert any("EngineCor" in subject for subject in placed)
+    assert all(int(check["found"].split()[0]) >= 1 for check in placed.values())
+    assert sum(int(check["found"].split()[0]) for check in placed.values()) > 10
+    assert checks["vllm.service"]["found"] == "enabled, active"
+
+
 def test_second_run_changes_nothing(deployment: Deployment) -> None:
     assert changed(deployment.deploy("--json")) == []
     plan = json.loads(deployment.dry_run("--json").stdout)["plan"]
@@ -107,10 +121,15 @@ def test_drift_is_named_and_repaired(deployment: Deployment) -> None:
     assert "Write vllm.yaml of release" in found.stdout
     assert "vllm.yaml differs" in found.stdout.replace("\n", "")
     assert "- max-num-seqs: 2" in found.stderr
+    verified = deployment.verify()
+    assert verified.returncode == 2
+    drifted = [check for check in json.loads(verified.stdout)["hosts"]["lab1"]["checks"] if check["status"] == "drift"]
+    assert [(check["subject"], check["found"]) for check in drifted] == [("vllm.service", "disabled, active")]
     deployment.deploy()
     assert "max-num-seqs: 4" in deployment.ssh("cat /opt/bringup/current/vllm.yaml")
     assert deployment.ssh("systemctl is-enabled vllm.service").strip() == "enabled"
     assert deployment.diff().returncode == 0
+    assert deployment.verify().returncode == 0
 
 
 def test_configuration_that_vllm_refuses_never_touches_the_running_service(deployment: Deployment) -> None:
