@@ -59,11 +59,11 @@ _TOLD_ONLY: Mapping[str, str] = {
     "kernel_command_line": "write it into the boot loader's configuration yourself (Debian, Ubuntu: GRUB_CMDLINE_LINUX_DEFAULT in "
     "/etc/default/grub, then update-grub and a reboot)",
     "iommu": "it belongs to the kernel's command line (iommu=pt), which is yours to change",
-    "gpu_power_limit_w": "set it yourself with nvidia-smi -pl, if the power supply and the cooling allow it",
+    "gpu_power_limit_w": "it is a setting of its own, beside host_settings",
     "memlock": "the unit's own limit, which nothing here needs (bringup plan --explain memlock)",
     "nofile": "the unit sets it always",
 }
-"""Looked at and told, never set by an inventory; each with what to do."""
+"""Looked at and told, never set by `host_settings`; each with what to do."""
 
 
 def host_settings_problems(wishes: Mapping[str, str]) -> list[str]:
@@ -71,7 +71,7 @@ def host_settings_problems(wishes: Mapping[str, str]) -> list[str]:
     problems = []
     for key, value in wishes.items():
         if key in _TOLD_ONLY:
-            problems.append(f"host_settings: bringup looks at {key} and does not set it: {_TOLD_ONLY[key]}")
+            problems.append(f"host_settings: {key} is not set by it: {_TOLD_ONLY[key]}")
         elif key not in SPECS:
             problems.append(f"host_settings: unknown setting '{key}': {nearest(key, SPECS)}")
         elif problem := SPECS[key].problem(value):

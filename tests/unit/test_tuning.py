@@ -54,7 +54,9 @@ def tuned(facts: HostFacts, **fields: Any) -> HostFacts:
         pytest.param({"irq_affinity": "all"}, "must be CPUs such as 0,8-9", id="CPUs"),
         pytest.param({"smt": False}, "host_settings.smt: Input should be a valid string", id="no text"),
         pytest.param(
-            {"kernel_command_line": "iommu=pt"}, "bringup looks at kernel_command_line and does not set it", id="told only"
+            {"kernel_command_line": "iommu=pt"},
+            "kernel_command_line is not set by it: write it into the boot loader",
+            id="told only",
         ),
     ],
 )
