@@ -41,7 +41,7 @@ test-vm: setup
 
 # one run of pytest, so that its last lines name everything that was skipped, and why
 test: lint
-	$(BIN)/pytest tests/unit tests/lab tests/vm --ignore=tests/lab/test_driver.py
+	$(BIN)/pytest tests/unit tests/browser tests/lab tests/vm --ignore=tests/lab/test_driver.py
 	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
 	@echo "Next: make demo"
 

@@ -20,6 +20,7 @@ from bringup.model_folder import fingerprint
 from bringup.plan.driver import DriverPlan
 from bringup.plan.tuning import TuningPlan
 from bringup.report.load import read_record
+from bringup.report.page import host_page
 from bringup.report.text import render
 from bringup.verify.compare import compare_settings
 from bringup.verify.reading import parse_reading, reading_command
@@ -64,6 +65,7 @@ class _SmokeCommand(StreamedCommand):
                 return False, output
             kept = self.reports_dir / f"{re.sub('[^0-9T]', '', report.started_at[:19])}-{report.request.release}.json"
             local.replace(kept)
+            kept.with_suffix(".html").write_text(host_page(report, kept), encoding="utf-8")
             Console(stderr=True).print(render(report, kept))
         return ok, output
 

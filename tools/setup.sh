@@ -15,29 +15,31 @@ command -v "$python" >/dev/null || fail "python3 is missing: install it (apt-get
 as_root=""
 [ "$(id -u)" = 0 ] || as_root=sudo
 
-# throw-away hosts: systemd-container, debootstrap, openssh-client; models are copied with rsync; virtual machines: QEMU, mke2fs
+# throw-away hosts: systemd-container, debootstrap, openssh-client; models are copied with rsync; virtual machines: QEMU, mke2fs;
+# the tests of the report's page: a browser, its driver, a font, and what reads the printed page
 missing=""
-for package in systemd-container debootstrap openssh-client rsync qemu-system-x86 qemu-utils e2fsprogs iproute2 gpg gpg-agent dpkg-dev; do
+for package in systemd-container debootstrap openssh-client rsync qemu-system-x86 qemu-utils e2fsprogs iproute2 gpg gpg-agent dpkg-dev \
+  chromium chromium-driver fonts-dejavu-core poppler-utils; do
   dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
 done
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
   if ! command -v apt-get >/dev/null; then
-    say "no apt-get here, so these stay missing:$missing (without them there are no throw-away hosts or virtual machines)"
+    say "no apt-get here, so these stay missing:$missing (without them there are no throw-away hosts, virtual machines or tests of pages)"
   elif [ -n "$as_root" ] && ! command -v sudo >/dev/null; then
-    say "neither root nor sudo, so these stay missing:$missing (without them there are no throw-away hosts or virtual machines)"
+    say "neither root nor sudo, so these stay missing:$missing (without them there are no throw-away hosts, virtual machines or tests of pages)"
   else
     say "installing Debian packages:$missing"
     $as_root apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
     # shellcheck disable=SC2086
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-      say "apt-get could not install:$missing (without them there are no throw-away hosts or virtual machines)"
+      say "apt-get could not install:$missing (without them there are no throw-away hosts, virtual machines or tests of pages)"
   fi
 fi
 "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "python3-venv is missing: apt-get install python3-venv"
 
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
-  say "making the virtual environment .venv (about 60 small packages)"
+  say "making the virtual environment .venv (about 75 small packages)"
   .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
   .venv/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' ||
     fail "the packages could not be installed; pip's message stands above (its settings: .venv/bin/pip config list)"

@@ -21,6 +21,11 @@ def read_record(path: Path) -> SmokeReport:
         raise BringupError(f"The smoke record {path} is not JSON: {error}.") from None
     if not isinstance(document, dict) or "schema_version" not in document:
         raise BringupError(f"{path} is no smoke record: it has no schema_version.")
+    if document["schema_version"] == 1:
+        raise BringupError(
+            f"The smoke record {path} has schema version 1, without bounds, stages and samples, and this bringup shows"
+            f" version {SCHEMA_VERSION}: measure again; `python -m bringup.smoke {path} --record-dir DIR` repeats its request."
+        )
     if document["schema_version"] != SCHEMA_VERSION:
         raise BringupError(
             f"The smoke record {path} has schema version {document['schema_version']!r}, and this bringup reads version"
