@@ -1,5 +1,5 @@
 # `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
-.PHONY: help setup demo test unit lab test-vm test-driver lint bench bench-tuning clean
+.PHONY: help setup demo test unit lab test-vm test-driver lint bench bench-smoke bench-tuning clean
 
 BIN := .venv/bin
 
@@ -13,6 +13,7 @@ help:
 	@echo "make lint    ruff, mypy, shellcheck"
 	@echo "make bench   what plans cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make bench-tuning what a setting of the host brings on this machine: A/B pairs with intervals (as root)"
+	@echo "make bench-smoke how true the smoke benchmark is: against known times, its start, its size (a minute)"
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
 
 setup:
@@ -52,6 +53,9 @@ bench: setup
 # SETTINGS="cpus=0-7 thp=madvise", URL= and UNIT= of a server on this machine; without them the demo's
 bench-tuning: setup
 	@$(BIN)/python -m benchmarks.tuning $(if $(URL),--url $(URL)) $(if $(UNIT),--unit $(UNIT)) $(OPTIONS) $(SETTINGS)
+
+bench-smoke: setup
+	@$(BIN)/python -m benchmarks.smoke
 
 clean:
 	@[ ! -x $(BIN)/bringup ] || $(BIN)/bringup lab down --base

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
+from bringup.report.load import read_record
+from bringup.smoke.model import SmokeReport
 
 _REFUSED = "refused: "
 """How deploys/steps/preflight.py begins the name of the operation that refuses a host."""
@@ -89,6 +92,52 @@ def read_hosts(inventory: str, fact: str, arguments: Sequence[str] = ()) -> tupl
         return {host: text for host, text in texts.items() if isinstance(text, str)}, done.returncode == 0
     except (ValueError, AttributeError) as error:
         raise BringupError(f"{inventory} could not be looked at; pyinfra's message stands above") from error
+
+
+def measure_hosts(
+    inventory: str, arguments: Sequence[str], changes: Mapping[str, Any], reports_dir: Path
+) -> dict[str, SmokeReport | None]:
+    """Run the smoke benchmark on every host; returns host → its report, None where there is none.
+
+    Args:
+        inventory: hosts or a file, as pyinfra takes them.
+        arguments: further words for pyinfra.
+        changes: values of the release's request to replace.
+        reports_dir: where the records go, in a folder for each host.
+
+    Raises:
+        BringupError: pyinfra could not look at any host; its own message was shown before.
+    """
+    hosts = _hosts_of(inventory, arguments)
+    before = {name: set(_records(reports_dir, name)) for name in hosts}
+    words = [f"{name}={json.dumps(value, default=_plain, ensure_ascii=False)}" for name, value in changes.items()]
+    command = [_pyinfra(), "-y", inventory, "deploys/smoke.py", *arguments, "--data", f"x_smoke_set={json.dumps(words)}"]
+    command += ["--data", f"x_smoke_reports={reports_dir}"]
+    # the report is for standard output, and the caller prints it
+    subprocess.run(command, cwd=project_root(), check=False, stdout=sys.stderr)
+    reports: dict[str, SmokeReport | None] = {}
+    for name in hosts:
+        new = sorted(set(_records(reports_dir, name)) - before[name])
+        reports[name] = read_record(new[-1]) if new else None
+    return reports
+
+
+def _hosts_of(inventory: str, arguments: Sequence[str]) -> list[str]:
+    command = [_pyinfra(), inventory, *arguments, "fact", "server.User", "--json"]
+    done = subprocess.run(command, cwd=project_root(), check=False, stdout=subprocess.PIPE, text=True, errors="replace")
+    try:
+        (users,) = json.loads(done.stdout).values()
+        return list(users)
+    except (ValueError, AttributeError) as error:
+        raise BringupError(f"{inventory} could not be looked at; pyinfra's message stands above") from error
+
+
+def _records(reports_dir: Path, host: str) -> list[Path]:
+    return list((reports_dir / host.replace("/", "_")).glob("*.json"))
+
+
+def _plain(value: Frozen) -> dict[str, object]:
+    return value.model_dump(mode="json")
 
 
 def read_plan(operations: Sequence[dict[str, object]], all_hosts_looked_at: bool) -> DryRun:

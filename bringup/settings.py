@@ -17,7 +17,7 @@ from bringup.errors import BringupError
 from bringup.hardware import Frozen
 from bringup.host_settings import host_settings_problems
 from bringup.needs import parse_need
-from bringup.smoke.model import MetricName
+from bringup.smoke.model import MetricName, StageName
 
 METRICS: tuple[str, ...] = get_args(MetricName)
 """What an acceptance line may be about, as `bringup.smoke` measures it."""
@@ -185,6 +185,11 @@ class Settings(Frozen):
     """``absent`` puts back what the host's settings were before bringup, now and for the next boot."""
     smoke: Literal["auto", "always", "never"] = "auto"
     """``auto`` runs the smoke benchmark unless this release already passed it on this host."""
+    smoke_stages: Annotated[tuple[StageName, ...], Field(min_length=1)] = ("smoke",)
+    """What the benchmark runs: ``smoke`` (the acceptance lines), ``quality`` (fixed questions), ``long``, ``ladder``, ``swap``,
+    ``soak``."""
+    smoke_timer: Literal["never", "hourly", "daily", "weekly"] = "never"
+    """When systemd repeats the benchmark on the host, against whatever is served then."""
     pip_index_url: str | None = None
     """Package index for the engine; None is what the host's own pip is set to."""
     pip_extra_index_urls: tuple[str, ...] = ()

@@ -1,6 +1,8 @@
 """The command `bringup smoke`."""
 
 import asyncio
+import json
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from bringup.catalog import load_catalog
+from bringup.drive import measure_hosts
 from bringup.errors import BringupError
 from bringup.report.cli import show
 from bringup.smoke.client import first_model
@@ -19,12 +22,25 @@ from bringup.smoke.model import (
     Arrivals,
     MetricName,
     PromptSet,
+    SmokeReport,
     SmokeRequest,
     StageName,
     clean_base_url,
     validation_sentence,
 )
-from bringup.smoke.run import EXIT_CODES, Progress, exit_code, prepare_record_dir, read_api_key, run_smoke, write_record
+from bringup.smoke.run import (
+    EXIT_CODES,
+    EXIT_COULD_NOT_RUN,
+    EXIT_FAILED,
+    EXIT_INCONCLUSIVE,
+    EXIT_PASSED,
+    Progress,
+    exit_code,
+    prepare_record_dir,
+    read_api_key,
+    run_smoke,
+    write_record,
+)
 
 
 class _LineType(click.ParamType[AcceptanceLine]):
@@ -45,7 +61,7 @@ class _LineType(click.ParamType[AcceptanceLine]):
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("url")
+@click.argument("target", metavar="URL|HOST|INVENTORY")
 @click.option("--model", metavar="NAME", help="Served model; by default the first that the server lists.")
 @click.option("--api", type=click.Choice(["chat", "completions"]), default="chat", show_default=True, help="Endpoint.")
 @click.option(
@@ -73,12 +89,17 @@ class _LineType(click.ParamType[AcceptanceLine]):
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File that holds the server's API key.")
 @click.option("--record-dir", type=click.Path(path_type=Path), help="Folder to keep the JSON record in.")
 @click.option("--no-samples", is_flag=True, help="Sample nothing beside the load.")
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON record instead of the report.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON record instead of the report; of hosts, one object of all.")
+@click.option("--from-here", is_flag=True, help="Measure a HOST from this machine as well, to see what the network adds.")
+@click.option("--limit", multiple=True, metavar="HOST", help="Only this host or group of the inventory; repeatable.")
+@click.option("--user", metavar="USER", help="SSH user of a HOST.")
+@click.option("--port", metavar="PORT", help="SSH port of a HOST.")
+@click.option("--key", metavar="FILE", help="SSH key of a HOST.")
 @click.pass_context
 def smoke(
     context: click.Context,
     /,
-    url: str,
+    target: str,
     model: str | None,
     profile: str | None,
     prompt_file: Path | None,
@@ -87,44 +108,99 @@ def smoke(
     record_dir: Path | None,
     no_samples: bool,
     as_json: bool,
+    from_here: bool,
+    limit: tuple[str, ...],
+    user: str | None,
+    port: str | None,
+    key: str | None,
     **options: Any,
 ) -> None:
-    """Measure any OpenAI-compatible server at URL, from this machine."""
+    """Measure a server and hold it against acceptance lines.
+
+    A URL is measured from this machine: any OpenAI-compatible server. HOSTs (names for SSH, several with commas, @local) and those
+    of an INVENTORY file are measured on the host itself, by what a deploy put there: the release's own lines, unless options say
+    otherwise.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if prompt_file is not None:
+        given["prompt"] = _read_prompt(prompt_file)
+    asked = _of_profile(profile, given) | given
+    if "prompts" in asked:
+        asked.setdefault("prompt", None)  # in place of the one that a release asks
+    if target.startswith(("http://", "https://")) or re.fullmatch(r"[\w.-]+:\d+(/.*)?", target):
+        request = _request_for(target, model, api_key_file, plan_file, asked)
+        if record_dir is not None:
+            prepare_record_dir(record_dir)
+        report = run_smoke(request, Progress(_say), sample=not no_samples)
+        record = None if record_dir is None else write_record(report, record_dir)
+        show(report, record, as_json)
+        context.exit(exit_code(report))
+    if plan_file is not None or no_samples or model is not None:
+        raise click.UsageError("--plan, --model and --no-samples are for a URL: a host has a release with its own")
+    access = {"--user": user, "--port": port, "--key": key}
+    words = [word for name, value in access.items() if value is not None for word in (name, value)]
+    words += [word for name in limit for word in ("--limit", name)]
+    reports = measure_hosts(target, words, asked, record_dir or Path("reports"))
+    if from_here:
+        measured = {name: report for name, report in reports.items() if report is not None}
+        reports |= {f"{name} from here": _measure_from_here(report, api_key_file) for name, report in measured.items()}
+    _show_hosts(reports, as_json)
+    codes = [EXIT_COULD_NOT_RUN if report is None else exit_code(report) for report in reports.values()]
+    context.exit(next((code for code in (EXIT_COULD_NOT_RUN, EXIT_FAILED, EXIT_INCONCLUSIVE) if code in codes), EXIT_PASSED))
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _request_for(
+    url: str, model: str | None, api_key_file: Path | None, plan_file: Path | None, asked: Mapping[str, Any]
+) -> SmokeRequest:
     try:
         base_url = clean_base_url(url)
-        if model is None:
-            model = asyncio.run(first_model(base_url, read_api_key(api_key_file)))
-        given = {name: value for name, value in options.items() if value not in (None, ())}
-        if prompt_file is not None:
-            given["prompt"] = _read_prompt(prompt_file)
-        request = SmokeRequest(
+        return SmokeRequest(
             base_url=base_url,
-            model=model,
+            model=model or asyncio.run(first_model(base_url, read_api_key(api_key_file))),
             host=urlsplit(url).hostname or "unknown",
             api_key_file=None if api_key_file is None else api_key_file.absolute(),
             plan_file=None if plan_file is None else plan_file.absolute(),
-            **(_of_profile(profile, given) | given),
+            **asked,
         )
     except ValidationError as error:
         raise BringupError(f"Cannot run a smoke benchmark against {url}: {validation_sentence(error)}.") from None
     except ValueError as error:
         raise BringupError(f"Cannot run a smoke benchmark against {url}: the address {error}.") from None
-    if record_dir is not None:
-        prepare_record_dir(record_dir)
-    report = run_smoke(request, Progress(lambda line: click.echo(line, err=True)), sample=not no_samples)
-    record = None if record_dir is None else write_record(report, record_dir)
-    show(report, record, as_json)
-    context.exit(exit_code(report))
+
+
+def _measure_from_here(report: SmokeReport, api_key_file: Path | None) -> SmokeReport:
+    """Send the same load from this machine; what is known of the host comes with its own record."""
+    if api_key_file is None and report.request.api_key_file is not None:
+        raise BringupError(f"{report.host} wants an API key: name its file here with --api-key-file.")
+    if report.host != "@local" and urlsplit(report.request.base_url).hostname in ("127.0.0.1", "::1", "localhost"):
+        raise BringupError(f"{report.host} serves on its own loopback address alone: from here it cannot be reached.")
+    own = {"api_key_file": api_key_file and api_key_file.absolute(), "plan_file": None, "facts_file": None}
+    request = report.request.model_copy(update=own)
+    _say(f"{report.host} from here, at {request.base_url}")
+    return run_smoke(request, Progress(_say)).model_copy(update={"plan": report.plan, "facts": report.facts})
+
+
+def _show_hosts(reports: Mapping[str, SmokeReport | None], as_json: bool) -> None:
+    if as_json:
+        documents = {name: report and report.model_dump(mode="json") for name, report in reports.items()}
+        click.echo(json.dumps({"hosts": documents}, indent=2, ensure_ascii=False))
+        return
+    for name, report in reports.items():
+        if report is None:
+            click.echo(f"{name}: no record; the messages above say why")
+        else:
+            show(report, None, as_json=False)
 
 
 def _of_profile(name: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a profile asks for, as far as the command line does not choose other prompts."""
     if name is None:
         return {}
-    profiles = load_catalog().profiles
-    if name not in profiles:
-        raise BringupError(f"There is no profile {name!r}: take one of {', '.join(profiles)}.")
-    profile = profiles[name]
+    profile = load_catalog().profile(name)
     lines = tuple(
         AcceptanceLine.model_validate({"metric": metric, "at_most": most}) for metric, most in profile.smoke.lines.items()
     )

@@ -57,5 +57,5 @@ if context.plan is not None:
         # only now: what was served until then may have needed it
         remove_cuda(context, **rights)
 
-        # ten streamed requests against the acceptance lines
+        # streamed requests, as many as it takes to hold the acceptance lines to what they say
         smoke(context, restarted, **rights)

@@ -403,7 +403,8 @@ class SmokeSpec(Frozen):
     prompt_tokens: int
     """About how many tokens the prompt has."""
     max_tokens: int
-    requests: int
+    budget_s: float = Field(gt=0)
+    """About how long it may take. The number of requests is chosen to prove the lines, as far as this allows."""
     lines: dict[str, float]
     """Metric to the most that it may be: ``ttft_p50_ms``, ``itl_p50_ms``, ``e2e_p90_ms``…"""
     source: str

@@ -34,8 +34,14 @@ class SmokePlan(Frozen):
 
     prompt: str
     max_tokens: int
-    requests: int
+    concurrency: int
+    """Requests in flight at once."""
+    budget_s: float
+    """About how long it may take."""
     lines: dict[str, float]
+    stages: tuple[str, ...]
+    timer: str
+    """When systemd repeats it: ``hourly``, ``daily``, ``weekly`` or ``never``."""
 
 
 class Predicted(Frozen):

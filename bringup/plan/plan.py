@@ -258,8 +258,11 @@ def make_plan(
         smoke=SmokePlan(
             prompt=profile.smoke.prompt,
             max_tokens=profile.smoke.max_tokens,
-            requests=profile.smoke.requests,
+            concurrency=profile.concurrency,
+            budget_s=profile.smoke.budget_s,
             lines=lines,
+            stages=settings.smoke_stages,
+            timer=settings.smoke_timer,
         ),
         predicted=predicted,
         checks=checks,

@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,12 +45,18 @@ _KEEP_RECORDS = 50
 _RECORD_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+\.json")
 
 
-def read_request(path: Path) -> SmokeRequest:
-    """Read a request from a JSON file, or that of an earlier run from its record; BringupError when there is none."""
+def read_request(path: Path, changes: Mapping[str, Any] | None = None) -> SmokeRequest:
+    """Read a request from a JSON file, or that of an earlier run from its record, with some values replaced.
+
+    Raises:
+        BringupError: there is none, or a value cannot be used.
+    """
     try:
         document = json.loads(path.read_bytes())
         if isinstance(document, dict) and "schema_version" in document:
             document = document.get("request")
+        if changes and isinstance(document, dict):
+            document |= changes
         return SmokeRequest.model_validate_json(json.dumps(document))
     except OSError as error:
         raise BringupError(f"Cannot read the request {path}: {error.strerror}.") from None

@@ -1,4 +1,4 @@
-"""Proves the result: a short benchmark on the host against the acceptance lines."""
+"""Proves the result: a short benchmark on the host against the acceptance lines, repeated by a timer where that is asked for."""
 
 import json
 from io import StringIO
@@ -6,17 +6,21 @@ from pathlib import Path
 
 from pyinfra import host, logger
 from pyinfra.api import deploy
-from pyinfra.operations import files
+from pyinfra.facts.files import File, FileContents
+from pyinfra.operations import files, server, systemd
 
 from bringup.address import url_host
-from bringup.smoke.model import AcceptanceLine, SmokeRequest
+from bringup.smoke.model import SmokeRequest
 from bringup.smoke.run import EXIT_INCONCLUSIVE
 from deploys.context import Context
-from deploys.operations import smoke_run
+from deploys.operations import hidden_file, smoke_run
+from deploys.render import render
 
 RECORDS = "/var/lib/bringup/smoke"
+TOOL = "PYTHONPATH=/opt/bringup/lib/bringup.zip /opt/bringup/tools/smoke/bin/python -m bringup.smoke"
 TIMEOUT_S = 120
 """A request that takes longer counts as failed; the slowest line of any profile is 30 s."""
+UNITS = ("bringup-smoke.service", "bringup-smoke.timer")
 
 
 @deploy("Smoke")
@@ -25,19 +29,9 @@ def smoke(context: Context, restarted: bool) -> None:
     plan, settings = context.plan, context.settings
     if settings.smoke == "never":
         host.log("smoke benchmark not run: smoke is 'never'", logger.warning)
+        _timer(context, wanted=False)
         return
-    request = SmokeRequest(
-        base_url=f"http://{url_host(settings.listen_address)}:{settings.port}",
-        model=plan.model,
-        prompt=plan.smoke.prompt,
-        max_tokens=plan.smoke.max_tokens,
-        timeout_s=TIMEOUT_S,
-        lines=tuple(AcceptanceLine(metric=metric, at_most=at_most) for metric, at_most in plan.smoke.lines.items()),
-        release=plan.digest,
-        host=host.name,
-        profile=plan.profile,
-        api_key_file=Path(plan.release_dir, "api-key") if settings.api_key_file else None,
-    )
+    request = _request(context)
     path = f"{plan.release_dir}/smoke.json"
     content = json.dumps(request.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     files.put(name="Write the smoke request", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
@@ -46,13 +40,62 @@ def smoke(context: Context, restarted: bool) -> None:
     if settled and record is not None and record.outcome == "INCONCLUSIVE":
         host.log("the last smoke benchmark could not settle every line: --data smoke=always measures again", logger.warning)
     if restarted or not settled or settings.smoke == "always":
+        # not kept in step otherwise: free memory and temperatures differ in each run
+        facts = context.facts.model_dump_json().encode()
+        hidden_file(name="Put the host's facts for the smoke record", content=facts, dest=str(request.facts_file), mode="644")
         smoke_run(
             name="Run the smoke benchmark",
-            # without the record of an earlier run, which must not be taken for this one's
-            command=f"rm -f {RECORDS}/latest.json; PYTHONPATH=/opt/bringup/lib/bringup.zip "
-            "/opt/bringup/tools/smoke/bin/python -m bringup.smoke "
-            # inconclusive is told, and no reason to stop
-            f"{path} --record-dir {RECORDS} || [ $? -eq {EXIT_INCONCLUSIVE} ]",
+            # without the record of an earlier run, which must not be taken for this one's; inconclusive is no reason to stop
+            command=f"rm -f {RECORDS}/latest.json; {TOOL} {path} --record-dir {RECORDS} || [ $? -eq {EXIT_INCONCLUSIVE} ]",
             record=f"{RECORDS}/latest.json",
             reports_dir=str(Path(settings.reports_dir) / host.name.replace("/", "_")),
         )
+    _timer(context, wanted=plan.smoke.timer != "never")
+
+
+def _request(context: Context) -> SmokeRequest:
+    plan, settings = context.plan, context.settings
+    return SmokeRequest.model_validate(
+        {
+            "base_url": f"http://{url_host(settings.listen_address)}:{settings.port}",
+            "model": plan.model,
+            "prompt": plan.smoke.prompt,
+            "max_tokens": plan.smoke.max_tokens,
+            "concurrency": plan.smoke.concurrency,
+            "budget_s": plan.smoke.budget_s,
+            "stages": plan.smoke.stages,
+            "demo_model": plan.profile == "cpu-demo",
+            "timeout_s": TIMEOUT_S,
+            "lines": [{"metric": metric, "at_most": at_most} for metric, at_most in plan.smoke.lines.items()],
+            "release": plan.digest,
+            "host": host.name,
+            "profile": plan.profile,
+            "api_key_file": f"{plan.release_dir}/api-key" if settings.api_key_file else None,
+            "plan_file": f"{plan.release_dir}/plan.json",
+            "facts_file": f"{RECORDS}/facts.json",
+        }
+    )
+
+
+def _timer(context: Context, wanted: bool) -> None:
+    """Have systemd repeat the benchmark, or no longer."""
+    units = {f"/etc/systemd/system/{name}": name for name in UNITS}
+    *_, timer = UNITS
+    if wanted:
+        contents = {path: render(f"{name}.j2", context.plan) for path, name in units.items()}
+        differing = any(
+            "\n".join(host.get_fact(FileContents, path=path) or []) != text.rstrip("\n") for path, text in contents.items()
+        )
+        for path, text in contents.items():
+            files.put(name=f"Write {path}", src=StringIO(text), dest=path, mode="644", create_remote_dir=False)
+        if differing:
+            # a timer that runs goes by its old calendar until it is started again
+            server.shell(
+                name="Have systemd read the smoke timer", commands=[f"systemctl daemon-reload && systemctl try-restart {timer}"]
+            )
+        systemd.service(name="Start the smoke timer", service=timer, running=True, enabled=True)
+    elif host.get_fact(File, path=f"/etc/systemd/system/{timer}"):
+        server.shell(name="Stop the smoke timer", commands=[f"systemctl disable --now {timer} 2>/dev/null || true"])
+        for path in units:
+            files.file(name=f"Remove {path}", path=path, present=False)
+        server.shell(name="Have systemd forget the smoke timer", commands=["systemctl daemon-reload"])
