@@ -80,7 +80,9 @@ class Bench:
                 return request.requests
             return requests_for(request.lines, request.confidence, self._affordable(warm_up))
 
-        target = Target(warm_up=self._warm_up, count_for=count_for, limit_s=_LIMIT_FACTOR * request.budget_s)
+        # a number that was asked for is a number that was asked for
+        limit_s = _LIMIT_FACTOR * request.budget_s if request.requests is None else None
+        target = Target(warm_up=self._warm_up, count_for=count_for, limit_s=limit_s)
         stage = await self._loaded("smoke", prompts, target)
         count = stage.load.requests or stage.summary.count
         return Found(stages=(stage.model_copy(update={"note": claim(count, request.lines, request.confidence)}),))

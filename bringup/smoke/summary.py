@@ -63,15 +63,18 @@ def _tokens_per_s(samples: Sequence[RequestSample], window: tuple[float, float] 
     if window is None:
         return None
     begin, end = window
-    tokens, known = 0.0, False
-    for sample in samples:
-        if sample.ttft_ms is None or sample.completion_tokens is None:
-            continue
-        known = True
+    begun = [sample for sample in samples if sample.ttft_ms is not None]
+    told = [(sample.completion_tokens, len(sample.itl_ms) + 1) for sample in begun if sample.completion_tokens is not None]
+    if not told or end <= begin:
+        return None
+    # of a request that was stopped the server told no count
+    usual = sum(tokens for tokens, _ in told) / sum(chunks for _, chunks in told)
+    total = 0.0
+    for sample in begun:
         arrivals = [sample.intended_s + ms / 1000 for ms in accumulate(sample.itl_ms, initial=sample.ttft_ms)]
         inside = sum(begin <= at <= end + 1e-6 for at in arrivals)  # times in the record are rounded to a microsecond
-        tokens += inside * sample.completion_tokens / len(arrivals)
-    return round(tokens / (end - begin), 2) if known and end > begin else None
+        total += inside * (usual if sample.completion_tokens is None else sample.completion_tokens / len(arrivals))
+    return round(total / (end - begin), 2)
 
 
 def _within(sample: RequestSample, line: AcceptanceLine) -> bool:

@@ -163,6 +163,21 @@ def test_tokens_of_requests_that_only_overlap_the_measured_ones_count_as_far_as_
     assert summary.output_tokens_per_s == pytest.approx((3 + 4) / 0.16, abs=0.01)
 
 
+def test_tokens_of_a_request_that_was_stopped_count_as_many_a_chunk_as_those_of_the_others() -> None:
+    stopped = RequestSample(sent_s=0.0, ttft_ms=10, itl_ms=(10,), error="stopped by the tool", warm_up=True)
+    two_a_chunk = good(tokens=8)
+    assert summarise([two_a_chunk, stopped]).output_tokens_per_s == pytest.approx((8 + 4) / 0.2, abs=0.01)
+
+
+def test_requests_that_were_not_sent_prove_and_refute_nothing() -> None:
+    fast, slow = [good(ttft_ms=50)] * 29, [good(ttft_ms=150)] * 29
+    lines = [line("ttft_p90_ms", 100), line("itl_p90_ms", 31)]
+    assert [found.outcome for found in judge(fast, lines, MAX_TOKENS)[:2]] == ["PASS", "PASS"]
+    assert [found.outcome for found in judge(fast, lines, MAX_TOKENS, unsent=17)[:2]] == ["INCONCLUSIVE", "INCONCLUSIVE"]
+    assert judge(slow, lines, MAX_TOKENS, unsent=17)[0].outcome == "FAIL"
+    assert judge([good(ttft_ms=150)] * 2, lines, MAX_TOKENS, unsent=27)[0].outcome == "INCONCLUSIVE"
+
+
 def test_goodput_counts_requests_within_all_limits() -> None:
     samples = [good(), good(ttft_ms=500, e2e_ms=600, at_s=0.4), good(at_s=0.8)]
     assert summarise(samples, [line("ttft_p50_ms", 100)]).goodput_rps == 2
