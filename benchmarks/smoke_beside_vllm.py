@@ -27,6 +27,14 @@ from bringup.smoke.summary import measured
 
 METRICS = ("ttft", "itl", "e2e")
 LIMIT = 0.03
+# what the command `vllm bench serve` does; the command itself does not start in the CPU build, whose package has another name
+_BENCH_SERVE = """
+import argparse
+from vllm.benchmarks.serve import add_cli_args, main
+parser = argparse.ArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
 Times = dict[str, list[float]]
 """Metric to milliseconds of all requests (ITL: of all gaps)."""
 
@@ -62,7 +70,7 @@ def ours(url: str, model: str, options: argparse.Namespace, streams: int, seed: 
 def theirs(url: str, model: str, options: argparse.Namespace, streams: int, seed: int) -> Times:
     """One round of `vllm bench serve`."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [options.vllm_python, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai"]
+        command = [options.vllm_python, "-c", _BENCH_SERVE, "--backend", "openai"]
         command += ["--base-url", url, "--endpoint", "/v1/completions", "--model", model, "--tokenizer", options.tokenizer or model]
         command += ["--dataset-name", "random", "--random-input-len", str(options.prompt_tokens)]
         command += ["--random-output-len", str(options.output_tokens), "--ignore-eos", "--temperature", "0", "--seed", str(seed)]
