@@ -247,6 +247,7 @@ systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/SystemdVersio
 unit=$(systemctl show vllm.service --property=FragmentPath --value 2>/dev/null)
 [ -n "$unit" ] && ! grep -q 'Written by bringup' "$unit" 2>/dev/null && echo "Foreign=$unit"
 section service-user; getent passwd vllm 2>/dev/null
-section smoke; cat /var/lib/bringup/smoke/latest.json 2>/dev/null
+section smoke
+[ -e /var/lib/bringup/smoke/latest.json ] && cat /var/lib/bringup/smoke/latest.outcome.json 2>/dev/null
 section gpu-check; cat /var/lib/bringup/gpu-check.json 2>/dev/null
 section end

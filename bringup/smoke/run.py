@@ -41,6 +41,8 @@ _JUDGED = ("smoke", "soak")
 """Stages whose requests are held against the lines; the first that ran counts. The others load the server in ways that the lines
 are not about."""
 _SAY_EVERY_S = 1.0
+OUTCOME = "latest.outcome.json"
+"""Beside `latest.json`: its request and its outcome alone."""
 _KEEP_RECORDS = 50
 _RECORD_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-.+\.json")
 
@@ -222,7 +224,7 @@ def prepare_record_dir(folder: Path) -> None:
 
 
 def write_record(report: SmokeReport, folder: Path) -> Path:
-    """Write the record, point `latest.json` at it, drop all but the newest 50, and return its path.
+    """Write the record, point `latest.json` at it, put its outcome beside it, drop all but the newest 50, and return its path.
 
     A reader sees the old record or the new one, never half of one. BringupError when the folder cannot be written to.
     """
@@ -231,9 +233,15 @@ def write_record(report: SmokeReport, folder: Path) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:  # same file system: rename is atomic
             draft = Path(scratch) / "record"
-            draft.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            draft.write_text(report.model_dump_json() + "\n", encoding="utf-8")
             draft.chmod(0o644)
             draft.replace(record)
+            # what a deploy reads of it at each run; the whole has hundreds of kilobytes
+            outcome = {"request": report.request.model_dump(mode="json"), "outcome": report.outcome}
+            brief = Path(scratch) / "brief"
+            brief.write_text(json.dumps(outcome, ensure_ascii=False) + "\n", encoding="utf-8")
+            brief.chmod(0o644)
+            brief.replace(folder / OUTCOME)
             link = Path(scratch) / "latest"
             link.symlink_to(record.name)
             link.replace(folder / "latest.json")

@@ -11,7 +11,7 @@ import pytest
 
 from bringup.errors import BringupError
 from bringup.smoke.model import SmokeReport
-from bringup.smoke.run import read_api_key, write_record
+from bringup.smoke.run import OUTCOME, read_api_key, write_record
 from deploys.bundle import host_bundle
 from tests.unit.fake_openai import FakeOpenAI, free_port, serving
 
@@ -58,7 +58,7 @@ def test_a_run_from_the_zip_passes_and_leaves_a_record(zipped: Path, tmp_path: P
         "warm-up 1/2", "warm-up 2/2", "smoke 1/5", "smoke 5/5",
     ]  # fmt: skip
     assert "4 tokens in" in progress[-1]
-    [record] = [path for path in records.iterdir() if path.name != "latest.json"]
+    [record] = [path for path in records.iterdir() if not path.name.startswith("latest.")]
     assert record.name.endswith("Z-ab12cd.json")
     assert final == f"PASS (record: {record})"
     assert record.stat().st_mode & 0o777 == 0o644
@@ -66,6 +66,8 @@ def test_a_run_from_the_zip_passes_and_leaves_a_record(zipped: Path, tmp_path: P
     report = SmokeReport.model_validate_json(record.read_bytes())
     assert report.passed
     assert report.server.vllm_version == "0.32.0"
+    brief = json.loads((records / OUTCOME).read_bytes())
+    assert brief == {"request": report.request.model_dump(mode="json"), "outcome": "PASS"}
     assert [(verdict.metric, verdict.outcome) for verdict in report.verdicts] == [
         ("e2e_p50_ms", "PASS"),
         ("failed_requests", "PASS"),
@@ -168,7 +170,7 @@ def test_the_newest_50_records_are_kept_and_other_files_are_left_alone(zipped: P
         write_record(report.model_copy(update={"started_at": (start + timedelta(seconds=n)).isoformat()}), records).name
         for n in range(53)
     ]
-    assert {path.name for path in records.iterdir()} == {*names[3:], "latest.json", "notes.json"}
+    assert {path.name for path in records.iterdir()} == {*names[3:], "latest.json", OUTCOME, "notes.json"}
     assert latest.readlink() == Path(names[-1])
 
 
