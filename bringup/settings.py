@@ -80,12 +80,18 @@ class NvidiaRepository(Frozen):
     uri: Annotated[str, Field(pattern=r"^(https?|file|copy):/[^\s@]+$")]
     """Without user and password (apt reads those from /etc/apt/auth.conf.d)."""
     suite: Annotated[str, Field(pattern=r"^[^\s]+$")] = "/"
-    """A name, or a path that ends in a slash for a repository without suites, as NVIDIA's are."""
+    """A name (``noble-updates``), or a path that ends in a slash for a repository without suites, as NVIDIA's are. On Ubuntu it
+    tells NVIDIA's packages, which have other names, from a mirror of Ubuntu's own."""
     components: tuple[Annotated[str, Field(pattern=r"^[^\s]+$")], ...] = ()
     key_file: AbsolutePath
     """File on the control machine with the public key that signs the repository, armoured or not."""
     fingerprint: Annotated[str, AfterValidator(_fingerprint)]
     """Of that key, from a source that you trust; the file is refused where it holds another."""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it has no suites, as NVIDIA's own."""
+        return self.suite.endswith("/")
 
 
 class Expectation(Frozen):

@@ -13,7 +13,7 @@ from bringup.plan.driver import DriverPlan
 from bringup.plan.driver_activation import Activation, activation, why_not_loaded
 from bringup.probe.driver_status import DriverStatus, parse_driver_status
 
-_NO_ANSWER_S = 5
+_NO_ANSWER_S = 2
 """Between attempts to reach a host that boots."""
 
 
@@ -49,6 +49,10 @@ class ActivateCommand(StringCommand):
                 due = activation(self.plan, self._status(host, connector_arguments))
             if due.step != "done":
                 return self._failed(host, f"the host was rebooted, and still: {due.why}")
+            if status.serving and not self._serve_again(host, connector_arguments):
+                return self._failed(
+                    host, "the driver runs, but vllm.service, which served before, does not start: see journalctl -u vllm"
+                )
         if due.step != "done":
             return self._failed(host, due.why)
         host.log(due.why, logger.info)
@@ -82,6 +86,11 @@ class ActivateCommand(StringCommand):
         # detached, so that the connection ends before the host does
         self._run(host, "(sleep 1; systemctl reboot) </dev/null >/dev/null 2>&1 &", connector_arguments)
         host.disconnect()
+
+    def _serve_again(self, host: Host, connector_arguments: Any) -> bool:
+        """Start what was stopped for the restart, where it does not start by itself at boot, or came before the driver."""
+        ok, _ = self._run(host, "systemctl start vllm.service", connector_arguments)
+        return ok
 
     def _after(self, host: Host, before: DriverStatus, connector_arguments: Any) -> DriverStatus:
         """Wait for the host's next boot; its id tells it from the last one.

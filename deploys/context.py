@@ -184,7 +184,7 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_
     if facts is None:
         # pyinfra has failed this host and said why, yet goes on with its deploy code; this ends it, for this host alone
         raise GreenletExit
-    blockers = host_blockers(facts, int(time.time()))
+    blockers = host_blockers(facts, int(time.time()), driver_only)
     blockers += expectation_blockers(facts, settings, catalog)
     manifest = None
     revision: str | None

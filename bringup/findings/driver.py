@@ -45,8 +45,15 @@ def _xid(lines: tuple[str, ...]) -> Finding:
 
 def _next_boot(facts: HostFacts) -> list[Finding]:
     running = facts.nvidia.running_version
+    installed = next((module.nvidia_version for module in facts.nvidia.modules if module.running), None)
     if running is None:
-        return []
+        holders = {gpu.kernel_driver for gpu in facts.gpus}
+        if installed is None or "nvidia" in holders or not holders & {"nouveau", None}:
+            return []
+        held = "nouveau holds the card" if "nouveau" in holders else "nothing holds the card"
+        return [
+            warning("driver-reboot", f"driver {installed} is installed and does not run ({held}): reboot, or run bringup again")
+        ]
     findings = []
     without = [module.kernel for module in facts.nvidia.modules if module.nvidia_version is None and not module.running]
     if without:
@@ -58,7 +65,6 @@ def _next_boot(facts: HostFacts) -> list[Finding]:
                 "nothing is served after a boot into it",
             )
         )
-    installed = next((module.nvidia_version for module in facts.nvidia.modules if module.running), None)
     if installed not in (None, "unknown", running):
         text = f"module {running} is loaded and {installed} is installed: the next reboot changes the driver"
         findings.append(warning("driver-reboot", text))

@@ -25,6 +25,8 @@ _DEBIANS_COMPONENTS = ("contrib", "non-free", "non-free-firmware")
 KEYRING = "/etc/apt/keyrings/bringup-nvidia.gpg"
 """Key of `nvidia_repository` on the host."""
 _SIGNED_BY_CANONICAL = "linux-modules-nvidia-"
+_BRANCH_IN_NAMES_BEFORE = 590
+"""From it on NVIDIA's packages for Ubuntu carry the branch in their versions alone (Driver Installation Guide r590)."""
 
 
 class DriverPlan(Frozen):
@@ -46,6 +48,8 @@ class DriverPlan(Frozen):
     fence: tuple[str, ...] = ()
     """Beginnings of the names of packages that unattended-upgrades must leave alone."""
     repository: NvidiaRepository | None = None
+    not_from: str | None = None
+    """Origin whose packages of the driver are never taken, since they would mix with those of `repository`."""
     added_sources: tuple[AptSource, ...] = ()
     """Components of the distribution's own suites that have the driver and that the host has not enabled."""
     boot_wait_s: int = 900
@@ -101,20 +105,23 @@ def plan_driver(facts: HostFacts, settings: Settings, gpu: Gpu, card: GpuModel, 
     compute = _compute(card)
     can_be_open = compute >= _OPEN_ONLY_FROM or (compute >= _OPEN_FROM and branch >= _OPEN_FROM_BRANCH)
     modules: Literal["open", "proprietary"] = "open" if can_be_open else "proprietary"
-    signed = facts.os.id == "ubuntu" and facts.system.secure_boot is True
+    repository = settings.nvidia_repository
+    nvidias = repository is not None and repository.is_flat
+    signed = facts.os.id == "ubuntu" and facts.system.secure_boot is True and not nvidias
     plan = DriverPlan(
         state="present",
         branch=branch,
         version=pinned if pinned and "." in pinned else None,
         modules=modules,
         build="signed" if signed else "dkms",
-        packages=_debians_packages(facts) if debians else _packages(facts, branch, modules, signed),
+        packages=_debians_packages(facts) if debians else _packages(facts, branch, modules, signed, nvidias),
         kernel_package_prefix=_kernel_package_prefix(branch, modules, signed),
-        # signed modules come with the kernel's updates and need the very version of the rest: held back, they would leave the
-        # next kernel without a driver
+        # signed modules come with the kernel's updates and depend on a version of the rest: held back, they would leave the next
+        # kernel without a driver
         hold=not signed,
         fence=(*_DRIVER_PACKAGES, *(_DEBIANS_OTHER_NAMES if debians else ("linux-",) if signed else ())),
-        repository=settings.nvidia_repository,
+        repository=repository,
+        not_from="Ubuntu" if facts.os.id == "ubuntu" and nvidias else None,
         added_sources=_missing_components(facts) if debians else (),
         boot_wait_s=settings.boot_wait_s,
         below_need=_below_need(branch, least_branch),
@@ -184,24 +191,32 @@ def _flavours(facts: HostFacts) -> tuple[str, ...]:
     """The kernel flavours that the host follows: ``generic-hwe-24.04``, ``amd64``; empty where its kernel is nobody's."""
     named = tuple(package.removeprefix("linux-image-") for package in facts.system.kernel_packages)
     if named:
-        return named
+        # Ubuntu's virtual machines follow generic kernels with fewer drivers, for which no signed modules are named
+        return tuple(dict.fromkeys(re.sub("^virtual", "generic", name) if facts.os.id == "ubuntu" else name for name in named))
     # 6.8.0-88-generic and 6.1.0-30-amd64; a recording of before may lack the packages
     match = re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+-[0-9]+-([a-z][a-z0-9-]*)", facts.os.kernel)
     return (match[1],) if match else ()
 
 
-def _packages(facts: HostFacts, branch: int, modules: str, signed: bool) -> tuple[str, ...]:
-    """Names as the distribution's own packages have them (Ubuntu), or NVIDIA's repository (Debian: compute-only installation of the
-    Driver Installation Guide; its packages carry the branch in their versions alone)."""
+def _packages(facts: HostFacts, branch: int, modules: str, signed: bool, nvidias: bool) -> tuple[str, ...]:
+    """Names of the packages: Ubuntu's own, or those of NVIDIA's repository for the distribution.
+
+    NVIDIA's are those of a compute-only installation (Driver Installation Guide), on Ubuntu with nvidia-smi. Ubuntu's signed
+    modules of one kernel depend on nvidia-kernel-common of the version that they were built from: on exactly that one (branch 515
+    for 5.15.0-56-generic) or on it and newer ones (525 for 5.15.0-69, 580 for 7.0.0-30), so that the step compares the versions.
+    """
     flavours = _flavours(facts)
-    if facts.os.id == "ubuntu":
+    if facts.os.id != "ubuntu":
+        driver = ["nvidia-driver-cuda", "nvidia-kernel-open-dkms" if modules == "open" else "nvidia-kernel-dkms"]
+    elif nvidias:
+        named = f"-{branch}" if branch < _BRANCH_IN_NAMES_BEFORE else ""
+        driver = [f"libnvidia-compute{named}", f"nvidia-utils{named}", f"nvidia-dkms{named}{'-open' if modules == 'open' else ''}"]
+    else:
         kind = f"{branch}-server-open" if modules == "open" else f"{branch}-server"
         driver = [f"nvidia-driver-{kind}", f"nvidia-utils-{branch}-server"]
         if signed:
             return (*driver, *(f"{_SIGNED_BY_CANONICAL}{kind}-{flavour}" for flavour in flavours))
         driver.append(f"nvidia-dkms-{kind}")
-    else:
-        driver = ["nvidia-driver-cuda", "nvidia-kernel-open-dkms" if modules == "open" else "nvidia-kernel-dkms"]
     return (*driver, *_headers(flavours))
 
 
@@ -257,10 +272,12 @@ def _card_blockers(plan: DriverPlan, compute: tuple[int, int]) -> list[str]:
 def _source_blockers(facts: HostFacts, plan: DriverPlan, has: str) -> list[str]:
     blockers = []
     if facts.system.secure_boot and plan.build == "dkms":
+        own = "take Ubuntu's own modules, which are signed: leave nvidia_repository out"
+        signed = own if facts.os.id == "ubuntu" else "take Ubuntu, whose modules are signed"
         blockers.append(
             f"{has}, and Secure Boot is on: it would refuse modules that are built here, since no key of this machine signs them. "
             "Switch Secure Boot off in the firmware; or enrol a key of yours for DKMS (mokutil --import), install the driver "
-            "yourself and run bringup again; or take Ubuntu, whose modules are signed"
+            f"yourself and run bringup again; or {signed}"
         )
     from_distribution = facts.os.id == "ubuntu"
     there = any(name.startswith("nvidia-driver-cuda") for name in facts.nvidia.packages)

@@ -6,16 +6,19 @@ from bringup.plan.plan import HOME_DIR, UNPINNED
 
 _SUPPORTED = {"debian": 12.0, "ubuntu": 24.04}
 """Distribution to the oldest release whose own Python (3.11 or newer) vLLM runs on."""
+_SUPPORTED_DRIVER = {"debian": 12.0, "ubuntu": 22.04}
+"""Distribution to the oldest release for which there are packages of the driver."""
 _CLOCK_TOLERANCE_S = 300
 """Beyond it certificates and package signatures begin to look not yet valid or expired."""
 
 
-def host_blockers(facts: HostFacts, now_unix_s: int) -> list[str]:
+def host_blockers(facts: HostFacts, now_unix_s: int, driver_only: bool = False) -> list[str]:
     """List what is wrong with the host itself, each with what to do; empty when it is fit.
 
     Args:
         facts: the host.
         now_unix_s: the control machine's time, in seconds since 1970.
+        driver_only: nothing but the driver is deployed.
     """
     blockers = []
     if "pci-display" in facts.unknown:
@@ -30,7 +33,8 @@ def host_blockers(facts: HostFacts, now_unix_s: int) -> list[str]:
             f"it has a user vllm whose home is {facts.service_user_home}, which bringup did not make: rename that user, "
             "since ours has that name"
         )
-    least = _SUPPORTED.get(facts.os.id)
+    supported = _SUPPORTED_DRIVER if driver_only else _SUPPORTED
+    least = supported.get(facts.os.id)
     try:
         version = float(facts.os.version_id or "0")
     except ValueError:
@@ -38,7 +42,7 @@ def host_blockers(facts: HostFacts, now_unix_s: int) -> list[str]:
     if least is None or version < least or facts.os.architecture != "x86_64":
         blockers.append(
             f"{facts.os.name} on {facts.os.architecture} is not supported: "
-            "take Debian 12 or newer or Ubuntu 24.04 or newer, on x86_64"
+            f"take Debian {supported['debian']:g} or newer or Ubuntu {supported['ubuntu']:.2f} or newer, on x86_64"
         )
     if facts.root_access == "none":
         blockers.append(

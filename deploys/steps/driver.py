@@ -44,7 +44,7 @@ def driver(context: Context) -> bool:
 
 
 def _install(context: Context, plan: DriverPlan) -> bool:
-    _repository(context, plan)
+    source, key = _repository(context, plan)
     blacklist, fence = render("nvidia.modprobe.j2", context.plan), render("nvidia.unattended.j2", context.plan)
     blacklist_differs = _differs(BLACKLIST, blacklist)
     reasons = _reasons(context, plan)
@@ -52,8 +52,9 @@ def _install(context: Context, plan: DriverPlan) -> bool:
         pins = render("nvidia.preferences.j2", context.plan)
         streamed_shell(
             name=f"Install {' '.join(plan.packages)} ({'; '.join(reasons)})",
-            command=_script(context, plan, "install_driver", pins=pins),
+            command=_script(context, plan, "install_driver", pins=pins, source=source, key=key),
         )
+    _keep_repository(context, source)
     # only now: without NVIDIA's driver a host needs nouveau for its screen
     for path, content in ((FENCE, fence), (BLACKLIST, blacklist)):
         files.put(name=f"Write {path}", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
@@ -67,22 +68,30 @@ def _install(context: Context, plan: DriverPlan) -> bool:
     return activates
 
 
-def _repository(context: Context, plan: DriverPlan) -> None:
-    """Put the repository in place once it has been tried out; an earlier one goes where none is set any more."""
-    key, source = context.nvidia_key or b"", render("nvidia.sources.j2", context.plan)
-    if plan.sources and (_differs(SOURCES, source) or (key and _checksum(KEYRING) != hashlib.sha256(key).hexdigest())):
-        encoded = base64.b64encode(key).decode()
+def _repository(context: Context, plan: DriverPlan) -> tuple[str, str]:
+    """Try out the repository, unless it is in place already; returns its source and its key in base64, as the script takes them."""
+    if not plan.sources:
+        return "", ""
+    source, key = render("nvidia.sources.j2", context.plan), context.nvidia_key or b""
+    encoded = base64.b64encode(key).decode()
+    if _differs(SOURCES, source) or (key and _checksum(KEYRING) != hashlib.sha256(key).hexdigest()):
         streamed_shell(
             name=f"Try out the driver's repository {' '.join(dict.fromkeys(source.uri for source in plan.sources))}",
             command=_script(context, plan, "check_repository", source=source, key=encoded),
         )
+    return source, encoded
+
+
+def _keep_repository(context: Context, source: str) -> None:
+    """Leave the repository in place once something came from it; an earlier one goes where none is set any more."""
+    key = context.nvidia_key or b""
     if key:
         files.directory(name="Make /etc/apt/keyrings", path="/etc/apt/keyrings", mode="755")
         hidden_file(name=f"Put {KEYRING}", content=key, dest=KEYRING, mode="644")
-    for path, wanted in ((KEYRING, bool(key)), (SOURCES, bool(plan.sources))):
+    for path, wanted in ((KEYRING, bool(key)), (SOURCES, bool(source))):
         if not wanted:
             files.file(name=f"Remove {path}", path=path, present=False)
-    if plan.sources:
+    if source:
         files.put(name=f"Write {SOURCES}", src=StringIO(source), dest=SOURCES, mode="644", create_remote_dir=False)
 
 

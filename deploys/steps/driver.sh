@@ -5,7 +5,7 @@
 #   packages     what is installed in one transaction
 #   prefix       what is needed once for each installed kernel: its release follows
 #   hold         yes: the driver's packages are put on hold
-#   pins, source, key   files' contents in base64
+#   pins, source, key   files' contents in base64; source is empty where the host's own package sources are enough
 # shellcheck disable=SC2154
 set -u
 LC_ALL=C; DEBIAN_FRONTEND=noninteractive; NEEDRESTART_SUSPEND=1; PATH="$PATH:/usr/sbin:/sbin"
@@ -14,6 +14,8 @@ export LC_ALL DEBIAN_FRONTEND NEEDRESTART_SUSPEND PATH
 trap '' HUP PIPE
 state=/var/lib/bringup/driver
 pins_file=/etc/apt/preferences.d/bringup-nvidia
+sources_file=/etc/apt/sources.list.d/bringup-nvidia.sources
+keyring=/etc/apt/keyrings/bringup-nvidia.gpg
 # names of the driver's packages, in Ubuntu, Debian and NVIDIA's repository
 ours='^(nvidia-|libnvidia-|linux-(modules|objects|signatures)-nvidia-|xserver-xorg-video-nvidia|libcuda[0-9]|libnvcuvid|libxnvctrl|cuda-drivers|firmware-nvidia|dkms$)'
 work=$(mktemp -d) || exit 1
@@ -45,7 +47,9 @@ explain() {
   has() { grep -Eq "$1" "$work/log"; }
   if has 'Could not get lock|is another process using it'; then
     cause="another program kept apt busy for $wait_s s; wait until it has ended, or end it, and run this again (apt_wait_s)"
-  elif has 'NO_PUBKEY|is not signed|EXPKEYSIG|REVKEYSIG|BADSIG|signatures were invalid|signatures couldn.t be verified'; then
+  elif has 'SHA1 is not considered secure'; then
+    cause="this host's apt takes no signatures made with SHA-1: set nvidia_repository to the one for this release of the distribution, with its key of today"
+  elif has 'NO_PUBKEY|is not signed|EXPKEYSIG|REVKEYSIG|BADSIG|signatures were invalid|signatures couldn.t be verified|OpenPGP signature verification failed'; then
     cause="a repository is not signed by the key that it should be signed by: nvidia_repository names the wrong key, or the repository is not what it claims to be"
   elif has 'Hash Sum mismatch|unexpected size'; then
     cause='the mirror delivers other files than its own index names: wait until it is in step, or take another one'
@@ -86,10 +90,17 @@ finish_half_done() {
   [ -n "$(dpkg --audit 2>&1)" ] || return 0
   say 'finishing what an earlier installation left half done'
   { dpkg --configure -a; echo $? > "$work/rc"; } 2>&1 | tee "$work/log"
-  # what dpkg cannot configure may lack a package, which apt then gets
-  [ "$(cat "$work/rc")" = 0 ] && [ -z "$(dpkg --audit 2>&1)" ] || apt -y -f install ||
-    explain 'packages are half installed and cannot be finished; nothing was done about the driver'
+  [ "$(cat "$work/rc")" = 0 ] && [ -z "$(dpkg --audit 2>&1)" ] && return 0
+  # what dpkg cannot configure may lack a package, which apt then gets; or it removes what is half there
+  apt-get -q -s -y -f install > "$work/log" 2>&1
+  foreign=$(foreign_removals)
+  [ -z "$foreign" ] ||
+    fail "packages are half installed, and apt would remove others to mend that ($foreign): run apt-get -f install yourself; nothing was done about the driver"
+  apt -y -f install || explain 'packages are half installed and cannot be finished; nothing was done about the driver'
 }
+
+# What apt would remove, by the simulation in $work/log, that is not the driver's.
+foreign_removals() { sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -Ev "$ours" | tr '\n' ' '; }
 
 # Prints what each installed kernel still needs; the running one must get it.
 kernel_packages() {
@@ -101,7 +112,8 @@ kernel_packages() {
     [ -d "$dir/kernel" ] || [ "$kernel" = "$running" ] || continue
     [ -e "/boot/vmlinuz-$kernel" ] || [ "$kernel" = "$running" ] || continue
     [ "$prefix" = linux-headers- ] && [ -e "$dir/build" ] && continue
-    if apt-cache show --no-all-versions "$prefix$kernel" >/dev/null 2>&1; then echo "$prefix$kernel"
+    # one that others only name has no text
+    if apt-cache show --no-all-versions "$prefix$kernel" 2>/dev/null | grep -q '^Package:'; then echo "$prefix$kernel"
     elif [ "$kernel" = "$running" ]; then
       fail "no package source of the host has $prefix$kernel, without which there is no module for the running kernel: a newer kernel has probably replaced it (apt-get dist-upgrade, reboot, run this again)"
     else
@@ -110,28 +122,41 @@ kernel_packages() {
   done
 }
 
-# Undoes what the trial changed: pins and holds.
-put_back() {
-  [ -e "$work/trial" ] || return 0
-  if [ -e "$work/pins" ]; then cp "$work/pins" "$pins_file"; else rm -f "$pins_file"; fi
-  # shellcheck disable=SC2046
-  [ ! -s "$work/trial" ] || apt-mark -q hold $(cat "$work/trial") > /dev/null
+# Makes $1, in base64, the content of the file $2, and removes the file where there is none.
+put() {
+  if [ -n "$1" ]; then mkdir -p "${2%/*}" && printf %s "$1" | base64 -d > "$2" && chmod 644 "$2"  # apt reads as its own user
+  else rm -f "$2"; fi
 }
 
-install_driver() {
-  finish_half_done
-  apt update || explain 'the package lists cannot be refreshed; nothing was changed'
-  per_kernel=$(kernel_packages) || exit 1
-  # shellcheck disable=SC2086 # lists of names
-  set -- $packages $per_kernel
-
-  # Tried out with the new pins and without holds, which would keep the branch's packages from moving together; unless the whole
-  # of it is possible, both come back when this script ends.
-  [ ! -e "$pins_file" ] || cp "$pins_file" "$work/pins"
-  apt-mark showhold | grep -E "$ours" > "$work/trial"
-  printf %s "$pins" | base64 -d > "$pins_file"
+# Puts the pins and the repository in place and takes the driver's packages off hold, which would keep the branch from moving
+# together. All of it comes back when this script ends, unless keep_trial was called.
+begin_trial() {
+  mkdir "$work/trial"
+  for file in "$pins_file" "$sources_file" "$keyring"; do [ ! -e "$file" ] || cp -p "$file" "$work/trial/"; done
+  apt-mark showhold | grep -E "$ours" > "$work/trial/holds"
+  put "$pins" "$pins_file"; put "$key" "$keyring"; put "$source" "$sources_file"
   # shellcheck disable=SC2046
-  [ ! -s "$work/trial" ] || apt-mark -q unhold $(cat "$work/trial") > /dev/null
+  [ ! -s "$work/trial/holds" ] || apt-mark -q unhold $(cat "$work/trial/holds") > /dev/null
+}
+
+keep_trial() { mv "$work/trial" "$work/kept"; }
+
+put_back() {
+  [ -d "$work/trial" ] || return 0
+  cmp -s "$sources_file" "$work/trial/${sources_file##*/}" || [ ! -e "$sources_file" ] || lists_are_stale=yes
+  for file in "$pins_file" "$sources_file" "$keyring"; do
+    if [ -e "$work/trial/${file##*/}" ]; then cp -p "$work/trial/${file##*/}" "$file"; else rm -f "$file"; fi
+  done
+  # shellcheck disable=SC2046
+  [ ! -s "$work/trial/holds" ] || apt-mark -q hold $(cat "$work/trial/holds") > /dev/null
+  [ -z "${lists_are_stale-}" ] || apt-get -q update > /dev/null 2>&1
+  # begun for this installation, which added nothing
+  [ -s "$state/added" ] || [ -s "$state/held" ] || { rm -rf "$state"; rmdir "${state%/*}" 2>/dev/null || true; }
+}
+
+# Whether the driver's version that is to be had is the one that is wanted, and Ubuntu's signed modules of the running kernel are of
+# that same one.
+check_versions() {
   for package in $packages; do
     case $package in linux-*) continue ;; esac
     candidate=$(apt-cache policy "$package" 2>/dev/null | sed -n 's/^  Candidate: //p')
@@ -143,22 +168,62 @@ install_driver() {
         fail "$package is to be had in version $candidate, not in $wanted*: set nvidia_driver to what there is, or nvidia_repository to a source that has it" ;;
     esac
   done
+  [ "$prefix" != linux-headers- ] || return 0
+  # their package says it as its least version of nvidia-kernel-common
+  signed=$(apt-cache show --no-all-versions "$prefix$(uname -r)" 2>/dev/null |
+    sed -n 's/^Depends:.*nvidia-kernel-common-[a-z0-9-]* (>= \([0-9.]*\)).*/\1/p')
+  candidate=${candidate#*:}
+  [ -z "$signed" ] || [ "$signed" = "${candidate%%-*}" ] ||
+    fail "Ubuntu's signed modules for the running kernel $(uname -r) are of driver $signed, the rest of it is $candidate: set nvidia_driver to $signed if that is still to be had; or apt-get dist-upgrade, reboot into the newer kernel, run this again"
+}
+
+# What apt is asked for. A driver that is whole and of a wanted version stays at that one, though a newer one may be out: a hold
+# that is put back must not bring another driver.
+asked_for() {
+  installed > "$work/versions"
+  exact=
+  for package in $packages; do
+    version=$(sed -n "s/^$package|//p" "$work/versions")
+    case $package:${version#*:} in
+      linux-*) exact="$exact $package" ;;
+      *:"$wanted"*) exact="$exact $package=$version" ;;
+      *) echo "$packages"; return ;;
+    esac
+  done
+  echo "$exact"
+}
+
+install_driver() {
+  finish_half_done
+  begin_trial
+  apt update || explain 'the package lists cannot be refreshed; nothing was changed'
+  per_kernel=$(kernel_packages) || exit 1
+  # shellcheck disable=SC2046,SC2086 # lists of names
+  set -- $(asked_for) $per_kernel
+  check_versions
   apt-get -q -s -y --allow-downgrades --no-install-recommends install "$@" > "$work/log" 2>&1 ||
     explain 'apt cannot install the driver, nothing was changed'
-  foreign=$(sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -Ev "$ours" | tr '\n' ' ')
+  foreign=$(foreign_removals)
   [ -z "$foreign" ] ||
     fail "with the driver apt would remove what is not the driver's ($foreign); nothing was changed: remove or upgrade that first"
 
+  installed > "$work/before"
   mkdir -p "$state"; touch "$state/added" "$state/held"
-  names > "$work/before"
-  mv "$work/trial" "$work/held_before"
+  cp "$state/added" "$work/added_before"
+  # beforehand: what is there after a power cut has to be taken away some day, too
+  names > "$work/now"
+  sed -En 's/^Inst ([^ ]+).*/\1/p' "$work/log" | sort -u | comm -13 "$work/now" - | sort -u - "$state/added" > "$work/added"
+  cp "$work/added" "$state/added"
   apt -y --allow-downgrades --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
     install "$@"
   rc=$?
-  # also after a failure: what is there now has to be taken away some day
-  names | comm -13 "$work/before" - | sort -u - "$state/added" > "$work/added" && cp "$work/added" "$state/added"
+  if [ "$rc" != 0 ] && installed | cmp -s - "$work/before" && [ -z "$(dpkg --audit 2>&1)" ]; then
+    cp "$work/added_before" "$state/added"
+    explain 'the driver could not be installed, nothing was changed'
+  fi
+  keep_trial
   cp "$work/log" "$work/install.log"
-  put_on_hold "$(cat "$work/held_before")"
+  put_on_hold "$(cat "$work/kept/holds")"
   cp "$work/install.log" "$work/log"
   [ "$rc" = 0 ] || explain 'the driver could not be installed'
   [ "$prefix" != linux-headers- ] || build_missing_modules

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment
+from driver_machine import Machine, machine_with_card
+from nvidia_repository import serving
 from rich.console import Console
 
 from bringup.lab import hosts
@@ -35,6 +37,26 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         hosts.up(2, directory)
         yield Deployment(directory, tmp_path_factory.mktemp("reports"))
         hosts.down(directory=directory)
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A bare host that looks like a machine with a card, and a repository that has its driver."""
+    directory = tmp_path_factory.mktemp("driver-lab")
+    if reason := why_not(directory):
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("nvidia")) as repository:
+        patch.setenv("BRINGUP_LAB_BASE_DIR", str(base_dir(lab_dir())))
+        with machine_with_card(directory, tmp_path_factory.mktemp("reports"), repository) as machine:
+            yield machine
+
+
+@pytest.fixture(scope="session")
+def bare(machine: Machine) -> tuple[set[str], set[str]]:
+    """Packages and files of that host before anything was done; each module of tests leaves it so."""
+    return machine.packages(), machine.files()
 
 
 @pytest.fixture

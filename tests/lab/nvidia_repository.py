@@ -1,4 +1,4 @@
-"""A small apt repository, signed, on loopback, whose packages are named and tied to each other as NVIDIA's for Debian and Ubuntu's.
+"""A small apt repository, signed, on loopback, whose packages are named and tied to each other as NVIDIA's for Debian.
 
 Three branches are there, with open and proprietary modules. Instead of a driver the packages hold what the deploy looks at: DKMS
 "builds" an ELF file whose .modinfo names the version, for each kernel that has headers, and nvidia-smi compares the loaded module
@@ -11,12 +11,13 @@ import functools
 import gzip
 import hashlib
 import http.server
+import os
 import platform
 import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ VERSIONS = {570: "570.195.03", 580: "580.95.05", 590: "590.44.01"}
 NEWER_580 = "580.105.08"
 KERNEL = platform.release()
 OTHER_KERNEL = "6.1.0-40-amd64"
+NEXT_KERNEL = "6.1.0-44-amd64"
+"""That an update brings."""
 
 _DKMS = r"""#!/bin/sh
 # What of DKMS the deploy and the packages use: status, autoinstall -k, remove.
@@ -147,65 +150,45 @@ class Package:
             )
 
 
-def _tools(version: str) -> tuple[tuple[str, bytes, int], ...]:
+def nvidia_smi(version: str) -> tuple[tuple[str, bytes, int], ...]:
+    """What says what the library is, and what makes the device nodes."""
     return (
         ("usr/bin/nvidia-smi", _SMI.replace("@VERSION@", version).encode(), 0o755),
         ("usr/bin/nvidia-modprobe", _MODPROBE.encode(), 0o755),
     )
 
 
-def _driver(version: str) -> list[Package]:
+def firmware(version: str) -> tuple[tuple[str, bytes, int], ...]:
+    """A file that does not fit a small disk."""
+    return ((f"usr/lib/firmware/nvidia/{version}/gsp.bin", os.urandom(300 * 1024), 0o644),)
+
+
+def dkms_package(name: str, package: str, version: str, fields: tuple[str, ...]) -> Package:
+    """The modules' source, which is built for every kernel that has headers."""
+    scripts = (("postinst", _BUILD_ALL), ("prerm", _REMOVE_ALL))
+    return Package(name, package, fields, ((f"usr/src/nvidia-{version}/nvidia.ko", module(version), 0o644),), scripts)
+
+
+def driver_packages(version: str) -> list[Package]:
     """One version of the driver: compute-only user space and both kinds of modules, tied to each other by exact versions."""
     package = f"{version}-1"
     same = f"(= {package})"
-    packages = [
+    modules = f"Provides: nvidia-kernel-dkms-any {same}"
+    return [
         Package(
             "nvidia-driver-cuda",
             package,
             (f"Depends: libnvidia-compute {same}, nvidia-kernel-dkms-any {same}",),
-            _tools(version),
+            nvidia_smi(version),
         ),
-        Package("libnvidia-compute", package, (), ((f"usr/lib/libcuda.so.{version}", b"", 0o644),)),
-    ]
-    for kind, rival in (("nvidia-kernel-open-dkms", "nvidia-kernel-dkms"), ("nvidia-kernel-dkms", "nvidia-kernel-open-dkms")):
-        packages.append(
-            Package(
-                kind,
-                package,
-                ("Depends: dkms", f"Provides: nvidia-kernel-dkms-any {same}", f"Conflicts: {rival}"),
-                ((f"usr/src/nvidia-{version}/nvidia.ko", module(version), 0o644),),
-                (("postinst", _BUILD_ALL), ("prerm", _REMOVE_ALL)),
-            )
-        )
-    return packages
-
-
-def _ubuntu_driver(version: str) -> list[Package]:
-    """The same as Ubuntu names it: the branch is part of every name, and branches exclude each other."""
-    branch, package = version[:3], f"{version}-0ubuntu0.24.04.1"
-
-    def one(name: str, kind: str, *needs: str) -> tuple[str, str, tuple[str, ...]]:
-        depends = (f"Depends: {', '.join(needs)}",) if needs else ()
-        return name, package, (*depends, f"Provides: {kind}", f"Conflicts: {kind}", f"Replaces: {kind}")
-
-    same = f"(= {package})"
-    dkms, utils, compute = (
-        f"nvidia-dkms-{branch}-server-open",
-        f"nvidia-utils-{branch}-server",
-        f"libnvidia-compute-{branch}-server",
-    )
-    needs = (f"{dkms} {same}", f"{utils} {same}", f"{compute} {same}")
-    smi = _tools(version)
-    source = ((f"usr/src/nvidia-{version}/nvidia.ko", module(version), 0o644),)
-    return [
-        Package(*one(f"nvidia-driver-{branch}-server-open", "nvidia-driver-any", *needs)),
-        Package(*one(utils, "nvidia-utils-any"), smi),
-        Package(*one(compute, "libnvidia-compute-any")),
-        Package(*one(dkms, "nvidia-dkms-any", "dkms"), source, (("postinst", _BUILD_ALL), ("prerm", _REMOVE_ALL))),
+        Package("libnvidia-compute", package, (), firmware(version)),
+        dkms_package("nvidia-kernel-open-dkms", package, version, ("Depends: dkms", modules, "Conflicts: nvidia-kernel-dkms")),
+        dkms_package("nvidia-kernel-dkms", package, version, ("Depends: dkms", modules, "Conflicts: nvidia-kernel-open-dkms")),
     ]
 
 
-def _headers(kernel: str) -> Package:
+def headers(kernel: str) -> Package:
+    """What modules are built with; as with Debian's own, DKMS builds as soon as they are there."""
     hook = _HOOK.replace("@KERNEL@", kernel)
     content = ((f"usr/src/linux-headers-{kernel}/Makefile", b"", 0o644),)
     link = (
@@ -213,6 +196,27 @@ def _headers(kernel: str) -> Package:
     )
     unlink = f"#!/bin/sh\nrm -f /lib/modules/{kernel}/build\n"
     return Package(f"linux-headers-{kernel}", "1", (), content, (("postinst", link + hook.partition("\n")[2]), ("postrm", unlink)))
+
+
+def kernel_update() -> list[Package]:
+    """What the distribution publishes with a new kernel; of the flavour's packages, higher than its true ones."""
+    files = ((f"lib/modules/{NEXT_KERNEL}/kernel/x", b"", 0o644), (f"boot/vmlinuz-{NEXT_KERNEL}", b"", 0o644))
+    image = f"/boot/initrd.img-{NEXT_KERNEL}"
+    scripts = (
+        ("postinst", f"#!/bin/sh\n/usr/local/bin/update-initramfs -u -k {NEXT_KERNEL}\n"),
+        ("postrm", f"#!/bin/sh\nrm -f {image}\n"),
+    )
+    return [
+        Package(f"linux-image-{NEXT_KERNEL}", "1", (), files, scripts),
+        headers(NEXT_KERNEL),
+        Package("linux-image-amd64", "99:2", (f"Depends: linux-image-{NEXT_KERNEL}",)),
+        Package("linux-headers-amd64", "99:2", (f"Depends: linux-headers-{NEXT_KERNEL}",)),
+    ]
+
+
+def build_tools() -> list[Package]:
+    """DKMS, higher than the distribution's, which would bring a compiler, and the running kernel's headers."""
+    return [Package("dkms", "99:3", (), (("usr/sbin/dkms", _DKMS.encode(), 0o755),)), headers(KERNEL)]
 
 
 def _cuda(version: str) -> list[Package]:
@@ -243,16 +247,13 @@ def _cuda(version: str) -> list[Package]:
 
 
 def standard_packages() -> list[Package]:
-    """Three branches, a newer 580, the running kernel's headers, and two versions of the CUDA toolkit."""
+    """Three branches, a newer 580, what their modules are built with, and two versions of the CUDA toolkit."""
     path = "etc/ld.so.conf.d/000_cuda.conf"
     search = ((path, b"/usr/local/cuda/targets/x86_64-linux/lib\n", 0o644),)
     common = Package("cuda-toolkit-config-common", "13.0.88-1", (), search, (("conffiles", f"/{path}\n"),))
-    # higher than the distribution's, whose dkms would bring a compiler
-    dkms = Package("dkms", "99:3", (), (("usr/sbin/dkms", _DKMS.encode(), 0o755),))
-    versions = [*VERSIONS.values(), NEWER_580]
-    debian = [package for version in versions for package in _driver(version)]
-    ubuntu = [package for version in VERSIONS.values() for package in _ubuntu_driver(version)]
-    return [dkms, _headers(KERNEL), *debian, *ubuntu, common, *_cuda("12.8"), *_cuda("13.0")]
+    flavour = Package("linux-headers-amd64", "99:1", (f"Depends: linux-headers-{KERNEL}",))
+    drivers = [package for version in (*VERSIONS.values(), NEWER_580) for package in driver_packages(version)]
+    return [*build_tools(), flavour, *drivers, common, *_cuda("12.8"), *_cuda("13.0")]
 
 
 @dataclass(frozen=True)
@@ -263,26 +264,41 @@ class NvidiaRepository:
     uri: str
     key_file: Path
     fingerprint: str
+    suite: str = "/"
+    """A slash: all lies flat in one folder, as in NVIDIA's own; or the name of its only suite."""
+    origin: str = "test"
 
     def setting(self, **changes: object) -> dict[str, object]:
         """The value of nvidia_repository."""
-        return {"uri": self.uri, "suite": "/", "key_file": str(self.key_file), "fingerprint": self.fingerprint} | changes
+        components = {} if self.suite == "/" else {"components": ["restricted"]}
+        where = {"uri": self.uri, "suite": self.suite, "key_file": str(self.key_file), "fingerprint": self.fingerprint}
+        return where | components | changes
+
+    def publish(self, *packages: Package) -> None:
+        """Add packages."""
+        for package in packages:
+            package.build(self.folder)
+        self.sign()
 
     def sign(self) -> None:
         """Index what lies in the folder, and sign the index."""
+        root = self.folder if self.suite == "/" else self.folder / "dists" / self.suite
+        index = root if self.suite == "/" else root / "restricted/binary-amd64"
+        index.mkdir(parents=True, exist_ok=True)
         packages = subprocess.run(
             ["dpkg-scanpackages", "--multiversion", "."], cwd=self.folder, check=True, capture_output=True
         ).stdout
-        (self.folder / "Packages").write_bytes(packages)
-        (self.folder / "Packages.gz").write_bytes(gzip.compress(packages, mtime=0))
+        (index / "Packages").write_bytes(packages)
+        (index / "Packages.gz").write_bytes(gzip.compress(packages, mtime=0))
         now = email.utils.format_datetime(datetime.datetime.now(datetime.UTC))
-        lines = ["Origin: test", "Label: test", "Suite: test", f"Date: {now}", "SHA256:"]
-        for name in ("Packages", "Packages.gz"):
-            content = (self.folder / name).read_bytes()
-            lines.append(f" {hashlib.sha256(content).hexdigest()} {len(content)} {name}")
-        (self.folder / "Release").write_text("\n".join([*lines, ""]))
-        command = [*_gpg(self.key_file.parent / "gpg"), "--yes", "--clearsign", "-o", str(self.folder / "InRelease")]
-        subprocess.run([*command, str(self.folder / "Release")], check=True, capture_output=True)
+        lines = [f"Origin: {self.origin}", "Label: test", f"Suite: {self.suite}", f"Codename: {self.suite}", f"Date: {now}"]
+        lines += ["Components: restricted", "Architectures: amd64", "SHA256:"]
+        for path in (index / "Packages", index / "Packages.gz"):
+            content = path.read_bytes()
+            lines.append(f" {hashlib.sha256(content).hexdigest()} {len(content)} {path.relative_to(root)}")
+        (root / "Release").write_text("\n".join([*lines, ""]))
+        command = [*_gpg(self.key_file.parent / "gpg"), "--yes", "--clearsign", "-o", str(root / "InRelease")]
+        subprocess.run([*command, str(root / "Release")], check=True, capture_output=True)
 
 
 def _gpg(home: Path) -> list[str]:
@@ -308,16 +324,16 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[NvidiaRepository]:
+def serving(
+    folder: Path, packages: Iterable[Package] | None = None, suite: str = "/", origin: str = "test"
+) -> Iterator[NvidiaRepository]:
     """Build, sign and serve the repository in `folder` until the block ends."""
     pool = folder / "repository"
     pool.mkdir(parents=True)
-    for package in standard_packages():
-        package.build(pool)
     key_file, fingerprint = make_key(folder / "key")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(pool)))
-    repository = NvidiaRepository(pool, f"http://127.0.0.1:{server.server_port}", key_file, fingerprint)
-    repository.sign()
+    repository = NvidiaRepository(pool, f"http://127.0.0.1:{server.server_port}", key_file, fingerprint, suite, origin)
+    repository.publish(*(standard_packages() if packages is None else packages))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

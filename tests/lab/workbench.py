@@ -3,8 +3,8 @@
 Nothing of bringup knows of this. The test puts a unit on the host that, at each boot and before sshd, mounts folders of its own
 over /sys/bus/pci/devices and /sys/module, where the kernel would show the card and its loaded modules. What such a kernel does is
 done by scripts in /usr/local/bin: nouveau takes the card at boot unless the initial RAM disk has the blacklist, modprobe "loads"
-the module that DKMS left, and systemd-detect-virt calls the host a virtual machine. apt, dpkg, systemd, the reboot and all files
-are real.
+the module that DKMS left, uname names the kernel that a test boots into, and systemd-detect-virt calls the host a virtual machine.
+apt, dpkg, systemd, the reboot and all files are real.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,17 @@ from bringup.lab.state import read_state
 
 _CARD = "/run/pci/0000:01:00.0"
 _BOOT = f"""#!/bin/sh
+if [ -e /root/secure-boot ]; then
+  mount -t tmpfs tmpfs /sys/firmware && mkdir -p /sys/firmware/efi/efivars
+  printf '\\6\\0\\0\\0\\1' > /sys/firmware/efi/efivars/SecureBoot-8be4df61
+fi
 rm -f /run/systemd/container
 mkdir -p {_CARD} /run/module
 echo 0x10de > {_CARD}/vendor; echo 0x030000 > {_CARD}/class; echo 0x2685 > {_CARD}/device
 mkdir -p /sys/bus/pci/devices 2>/dev/null
 mount --bind /run/pci /sys/bus/pci/devices
 mount --bind /run/module /sys/module
-if grep -qs 'blacklist nouveau' /boot/initrd.img-{KERNEL}; then
+if grep -qs 'blacklist nouveau' /boot/initrd.img-$(uname -r); then
   modprobe nvidia
 else
   ln -sfn /bus/pci/drivers/nouveau {_CARD}/driver
@@ -35,14 +39,18 @@ exit 0
 _MODPROBE = f"""#!/bin/sh
 [ "$1" = nvidia ] || exit 0
 [ ! -L {_CARD}/driver ] || {{ echo "modprobe: ERROR: could not insert 'nvidia': No such device" >&2; exit 1; }}
-file=/lib/modules/{KERNEL}/updates/dkms/nvidia.ko
-[ -e $file ] || {{ echo "modprobe: FATAL: Module nvidia not found in directory /lib/modules/{KERNEL}" >&2; exit 1; }}
+file=$(find "/lib/modules/$(uname -r)" -name nvidia.ko | head -n 1)
+[ -n "$file" ] || {{ echo "modprobe: FATAL: Module nvidia not found in directory /lib/modules/$(uname -r)" >&2; exit 1; }}
 mkdir -p /run/module/nvidia
 modinfo -F version $file > /run/module/nvidia/version
 ln -sfn /bus/pci/drivers/nvidia {_CARD}/driver
 """
 _DETECT = """#!/bin/sh
 case "$*" in *container*) echo none; exit 1 ;; *) echo kvm ;; esac
+"""
+_UNAME = """#!/bin/sh
+# the kernel that a test boots into
+if [ "$1" = -r ] && [ -e /root/booted-kernel ]; then cat /root/booted-kernel; else exec /usr/bin/uname "$@"; fi
 """
 _INITRAMFS = """#!/bin/sh
 # update-initramfs -u -k KERNEL
@@ -61,6 +69,7 @@ WantedBy=multi-user.target
 def put_card_in(root: Path) -> None:
     """Change a host's root file system, before it boots the next time."""
     scripts = {"card-at-boot": _BOOT, "modprobe": _MODPROBE, "systemd-detect-virt": _DETECT, "update-initramfs": _INITRAMFS}
+    scripts["uname"] = _UNAME
     for name, text in scripts.items():
         path = root / "usr/local/bin" / name
         path.write_text(text)
@@ -70,7 +79,7 @@ def put_card_in(root: Path) -> None:
     wants.mkdir(exist_ok=True)
     (wants / "card.service").symlink_to("/etc/systemd/system/card.service")
     for kernel in (KERNEL, OTHER_KERNEL):
-        (root / "lib/modules" / kernel / "kernel").mkdir(parents=True)
+        (root / "lib/modules" / kernel / "kernel/fs").mkdir(parents=True)
         (root / f"boot/vmlinuz-{kernel}").touch()
         (root / f"boot/initrd.img-{kernel}").touch()
 

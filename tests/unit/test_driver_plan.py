@@ -17,6 +17,8 @@ from tests.unit.machines import NOW_UNIX_S, bare_workstation, changed, workstati
 
 CATALOG = load_catalog()
 REPOSITORY = {"uri": "http://mirror.example/nvidia", "key_file": "/keys/nvidia.asc", "fingerprint": "AB" * 20}
+ARCHIVE = REPOSITORY | {"uri": "http://mirror.example/ubuntu", "suite": "noble-updates", "components": ["restricted"]}
+SIGNED = "linux-modules-nvidia-580-server-open-"
 
 
 def with_parts(facts: HostFacts, **parts: dict[str, Any]) -> HostFacts:
@@ -64,51 +66,97 @@ def blocker(facts: HostFacts, **data: Any) -> str:
     return text
 
 
-PACKAGES = {
+SERVER = ("nvidia-driver-580-server-open", "nvidia-utils-580-server")
+COMPUTE = ("libnvidia-compute-580", "nvidia-utils-580", "nvidia-dkms-580-open")
+PACKAGES: dict[str, tuple[HostFacts, dict[str, Any], tuple[str, ...], str]] = {
+    "ubuntu-22.04-dkms": (
+        ubuntu("22.04", secure_boot=False),
+        {},
+        (*SERVER, "nvidia-dkms-580-server-open", "linux-headers-generic"),
+        "linux-headers-",
+    ),
+    "ubuntu-22.04-hwe-signed": (
+        ubuntu("22.04", secure_boot=True, kernel_packages=("linux-image-generic-hwe-22.04",)),
+        {},
+        (*SERVER, f"{SIGNED}generic-hwe-22.04"),
+        SIGNED,
+    ),
     "ubuntu-24.04-dkms": (
         ubuntu(secure_boot=False),
-        ("nvidia-driver-580-server-open", "nvidia-utils-580-server", "nvidia-dkms-580-server-open", "linux-headers-generic"),
+        {},
+        (*SERVER, "nvidia-dkms-580-server-open", "linux-headers-generic"),
         "linux-headers-",
     ),
     "ubuntu-24.04-hwe-signed": (
         ubuntu(secure_boot=True, kernel_packages=("linux-image-generic-hwe-24.04",)),
-        (
-            "nvidia-driver-580-server-open",
-            "nvidia-utils-580-server",
-            "linux-modules-nvidia-580-server-open-generic-hwe-24.04",
-        ),
-        "linux-modules-nvidia-580-server-open-",
+        {},
+        (*SERVER, f"{SIGNED}generic-hwe-24.04"),
+        SIGNED,
+    ),
+    "ubuntu-24.04-mirror": (
+        ubuntu(secure_boot=True),
+        {"nvidia_repository": ARCHIVE},
+        (*SERVER, f"{SIGNED}generic"),
+        SIGNED,
+    ),
+    "ubuntu-24.04-virtual": (
+        ubuntu(secure_boot=True, kernel_packages=("linux-image-virtual", "linux-image-generic")),
+        {},
+        (*SERVER, f"{SIGNED}generic"),
+        SIGNED,
     ),
     "ubuntu-26.04-two-flavours": (
         ubuntu("26.04", secure_boot=True, kernel_packages=("linux-image-generic", "linux-image-aws")),
-        (
-            "nvidia-driver-580-server-open",
-            "nvidia-utils-580-server",
-            "linux-modules-nvidia-580-server-open-generic",
-            "linux-modules-nvidia-580-server-open-aws",
-        ),
-        "linux-modules-nvidia-580-server-open-",
+        {},
+        (*SERVER, f"{SIGNED}generic", f"{SIGNED}aws"),
+        SIGNED,
     ),
-    "debian-12": (debian(), ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "linux-headers-amd64"), "linux-headers-"),
+    "ubuntu-nvidias": (
+        ubuntu(secure_boot=False),
+        {"nvidia_repository": REPOSITORY},
+        (*COMPUTE, "linux-headers-generic"),
+        "linux-headers-",
+    ),
+    "ubuntu-nvidias-590": (
+        ubuntu(secure_boot=False),
+        {"nvidia_repository": REPOSITORY, "nvidia_driver": 590},
+        ("libnvidia-compute", "nvidia-utils", "nvidia-dkms-open", "linux-headers-generic"),
+        "linux-headers-",
+    ),
+    "debian-12": (
+        debian(),
+        {"nvidia_repository": REPOSITORY},
+        ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "linux-headers-amd64"),
+        "linux-headers-",
+    ),
     "debian-13-cloud": (
         debian("13", kernel_packages=("linux-image-cloud-amd64",)),
+        {"nvidia_repository": REPOSITORY},
         ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "linux-headers-cloud-amd64"),
         "linux-headers-",
     ),
     "debian-kernel-of-somebody": (
         with_parts(debian(kernel_packages=()), os={"kernel": "6.18.44-custom"}),
+        {"nvidia_repository": REPOSITORY},
         ("nvidia-driver-cuda", "nvidia-kernel-open-dkms"),
         "linux-headers-",
     ),
 }
 
 
-@pytest.mark.parametrize(("facts", "packages", "prefix"), PACKAGES.values(), ids=PACKAGES)
-def test_packages_of_a_bare_host(facts: HostFacts, packages: tuple[str, ...], prefix: str) -> None:
-    plan = planned(facts, nvidia_repository=REPOSITORY)
+@pytest.mark.parametrize(("facts", "data", "packages", "prefix"), PACKAGES.values(), ids=PACKAGES)
+def test_packages_of_a_bare_host(facts: HostFacts, data: dict[str, Any], packages: tuple[str, ...], prefix: str) -> None:
+    plan = planned(facts, **data)
     assert plan.packages == packages
     assert plan.kernel_package_prefix == prefix
-    assert (plan.state, plan.branch, plan.version, plan.modules, plan.blockers) == ("present", 580, None, "open", ())
+    assert (plan.state, plan.version, plan.modules, plan.blockers) == ("present", None, "open", ())
+    assert plan.branch == data.get("nvidia_driver", 580)
+
+
+def test_ubuntus_own_packages_never_mix_with_nvidias() -> None:
+    assert planned(ubuntu(secure_boot=False), nvidia_repository=REPOSITORY).not_from == "Ubuntu"
+    assert planned(ubuntu(), nvidia_repository=ARCHIVE).not_from is None
+    assert planned(debian(), nvidia_repository=REPOSITORY).not_from is None
 
 
 def test_signed_modules_are_not_held_but_kernels_are_fenced_with_them() -> None:
@@ -250,6 +298,11 @@ BLOCKED: dict[str, tuple[HostFacts, dict[str, Any], tuple[str, ...]]] = {
         debian(secure_boot=True),
         {"nvidia_repository": REPOSITORY},
         ("Secure Boot is on", "mokutil --import", "firmware", "Ubuntu"),
+    ),
+    "secure-boot-with-nvidias-repository": (
+        ubuntu(secure_boot=True),
+        {"nvidia_repository": REPOSITORY},
+        ("Secure Boot is on", "leave nvidia_repository out"),
     ),
     "secure-boot-with-a-kernel-of-somebody": (
         with_parts(ubuntu(secure_boot=True), os={"kernel": "6.18.44-custom"}),

@@ -148,6 +148,17 @@ def test_what_is_in_order_is_not_a_finding(facts: HostFacts, gone: str) -> None:
             "590.1 is installed",
             id="other-driver-after-reboot",
         ),
+        pytest.param(
+            changed(
+                bare_workstation(),
+                nvidia=NvidiaSoftware(
+                    modules=(KernelModule(kernel="6.8.0-88-generic", running=True, nvidia_version="580.1", dkms=None),)
+                ),
+            ),
+            "driver-reboot",
+            "580.1 is installed and does not run (nouveau holds the card)",
+            id="driver-waits-for-its-reboot",
+        ),
         pytest.param(with_cpu(governor="powersave", frequency_driver="acpi-cpufreq"), "cpu-governor", "powersave", id="powersave"),
         pytest.param(with_cpu(offline=(30, 31)), "cpu-offline", "30-31", id="offline"),
         pytest.param(with_cpu(isolated=(2, 3)), "cpu-isolated", "2-3", id="isolated"),

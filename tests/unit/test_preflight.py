@@ -77,6 +77,14 @@ def test_unfit_host_is_blocked_with_what_to_do(facts: dict[str, Any], said: tupl
         assert part in blocker
 
 
+def test_driver_alone_comes_to_a_release_that_is_too_old_for_vllm() -> None:
+    facts = changed(workstation(), **system(version_id="22.04", name="Ubuntu 22.04.5 LTS"))
+    assert host_blockers(facts, NOW_UNIX_S, driver_only=True) == []
+    older = changed(workstation(), **system(version_id="20.04", name="Ubuntu 20.04.6 LTS"))
+    (blocker,) = host_blockers(older, NOW_UNIX_S, driver_only=True)
+    assert "Ubuntu 22.04 or newer" in blocker
+
+
 def blockers_of(facts: dict[str, Any], plan: Plan = PLAN, host: HostFacts | None = None) -> list[str]:
     return plan_blockers(changed(host or workstation(), **facts), plan)
 

@@ -1,0 +1,126 @@
+"""A throw-away host that looks like a machine with a card, its package repository, and what a user would type."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deployment import BIN, ROOT, Deployment
+from nvidia_repository import NvidiaRepository, Package
+from workbench import put_card_in, switched_on_again
+
+from bringup.lab import hosts
+from bringup.lab.container import ssh_command
+from bringup.lab.state import read_state
+
+
+class Machine:
+    """The host, its repository, and what a user would type."""
+
+    def __init__(self, deployment: Deployment, repository: NvidiaRepository) -> None:
+        self.deployment = deployment
+        self.repository = repository
+
+    def deploy(
+        self, *words: str, check: bool = True, dry: bool = False, job: str = "driver", **data: Any
+    ) -> "subprocess.CompletedProcess[str]":
+        return self.deployment.command("pyinfra", "--dry" if dry else "-y", *self._arguments(data, job), *words, check=check)
+
+    def start(self, **data: Any) -> "subprocess.Popen[bytes]":
+        """The same in the background; whoever starts it ends it."""
+        command = [str(BIN / "pyinfra"), "-y", *self._arguments(data)]
+        environment = {**os.environ, "BRINGUP_LAB_DIR": str(self.deployment.directory)}
+        silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **silent)
+
+    def _arguments(self, data: dict[str, Any], job: str = "driver") -> list[str]:
+        if job == "qwen":  # what would really be served there, and not the lab's own small model
+            data = {"model": "qwen3-4b", "model_source": {"kind": "hub"}, "profile": "interactive"} | data
+        settings = {name: value for name, value in ({"nvidia_repository": self.repository.setting()} | data).items() if value}
+        values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
+        options = (word for value in values for word in ("--data", value))
+        return ["inventories/lab.py", f"deploys/{job}.py", "--limit", "lab1", *options]
+
+    def ssh(self, script: str, check: bool = True) -> str:
+        # not through `bringup lab ssh`, which takes longer to start than most scripts to run
+        command = ssh_command(read_state(self.deployment.directory), self.deployment.host(), "-oConnectTimeout=5")
+        finished = subprocess.run([*command, script], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+        if check:
+            assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout
+
+    def boot_id(self) -> str:
+        return self.ssh("cat /proc/sys/kernel/random/boot_id").strip()
+
+    def loaded(self) -> str:
+        return self.ssh("cat /sys/module/nvidia/version 2>/dev/null || true").strip()
+
+    def packages(self) -> set[str]:
+        return set(self.ssh("dpkg-query -W -f '${db:Status-Abbrev}${Package}=${Version}\\n' | sed -n 's/^[ih]i *//p'").split())
+
+    def restart(self, kernel: str | None = None) -> None:
+        """Boot it anew, into another kernel if one is named."""
+        before = self.boot_id()
+        self.ssh(f"echo {kernel} > /root/booted-kernel" if kernel else "rm -f /root/booted-kernel")
+        self.ssh("systemctl reboot", check=False)
+        self.wait_until(f"! grep -q {before} /proc/sys/kernel/random/boot_id")
+
+    @contextmanager
+    def release(self, text: str) -> Iterator[None]:
+        """Say that it is another distribution."""
+        self.ssh(f"cp -a /etc/os-release /root/os-release && rm /etc/os-release && printf '{text}' > /etc/os-release")
+        yield
+        self.ssh("rm /etc/os-release && mv /root/os-release /etc/os-release")
+
+    @contextmanager
+    def secure_boot(self) -> Iterator[None]:
+        """Say that Secure Boot is on, as the firmware does after the next boot and from now on."""
+        self.ssh("touch /root/secure-boot && systemctl start card")
+        yield
+        self.ssh("rm /root/secure-boot && umount /sys/firmware")
+
+    def wait_until(self, condition: str, limit_s: float = 60) -> None:
+        """Wait for a shell command on the host to succeed; it may be off meanwhile."""
+        limit = time.monotonic() + limit_s
+        while "holds" not in self.ssh(f"if {condition}; then echo holds; fi", check=False):
+            assert time.monotonic() < limit, condition
+            time.sleep(0.3)
+
+    def files(self) -> set[str]:
+        """Every path, and what the files in /etc say, less what apt and a boot change by themselves."""
+        pruned = ("/var/lib/apt", "/var/cache", "/var/lib/dpkg", "/var/lib/systemd", "/var/log", "/root", "/tmp", "/var/tmp")
+        names = " -o ".join(f"-path {path}" for path in pruned)
+        listed = self.ssh(
+            rf"find / -xdev \( {names} \) -prune -o -print; find /etc -type f ! -name ld.so.cache -exec md5sum {{}} +"
+        )
+        return set(listed.splitlines())
+
+
+def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
+    """Names of the operations that changed something."""
+    return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
+
+
+@contextmanager
+def machine_with_card(directory: Path, reports: Path, repository: NvidiaRepository) -> Iterator[Machine]:
+    """The host, from its first boot with the card to its end."""
+    hosts.up(1, directory)
+    root = read_state(directory).host("lab1").root
+    put_card_in(root)
+    machine = Machine(Deployment(directory, reports), repository)
+    # what Debian's installer leaves, and what a user adds: a kernel that follows updates, sudo, unattended-upgrades
+    Package("linux-image-amd64", "99:1").build(root / "root")
+    machine.ssh("dpkg -i /root/linux-image-amd64_*.deb && apt-get update -qq")
+    fast = "apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-unsafe-io"
+    machine.ssh(f"{fast} sudo unattended-upgrades > /root/apt.log 2>&1")
+    machine.ssh("useradd -m -s /bin/bash admin && cp -r /root/.ssh ~admin/ && touch ~admin/.sudo_as_admin_successful")
+    machine.ssh("chown -R admin: ~admin")
+    machine.ssh("echo 'admin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/admin")
+    with switched_on_again(directory):
+        machine.restart()
+        yield machine
+    hosts.down(directory=directory)

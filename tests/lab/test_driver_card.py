@@ -1,0 +1,109 @@
+"""The card once its driver runs: its settings, CUDA's compiler, and what is read back. It starts and ends on a bare host."""
+
+import pytest
+from driver_machine import Machine, changed
+from nvidia_repository import KERNEL
+
+pytestmark = pytest.mark.lab
+Bare = tuple[set[str], set[str]]
+
+
+def card(machine: Machine) -> dict[str, str]:
+    """What the card is set to."""
+    listed = machine.ssh("cd /run/card 2>/dev/null && grep -H . * || true")
+    return dict(line.split(":", 1) for line in listed.splitlines())
+
+
+def test_card_gets_its_settings_and_again_at_each_boot(machine: Machine) -> None:
+    assert card(machine) == {"persistence": "Enabled"}
+    assert machine.ssh("stat -c %a /dev/nvidia-uvm").strip() == "666"
+    asked = {"gpu_power_limit_w": "350", "gpu_clocks_mhz": [210, 2520]}
+    machine.deploy(**asked)
+    assert card(machine) == {"persistence": "Enabled", "power": "350", "clocks": "210,2520"}
+    assert changed(machine.deploy("--json", **asked)) == []
+    machine.restart()
+    machine.wait_until("systemctl is-active bringup-nvidia.service")
+    assert card(machine) == {"persistence": "Enabled", "power": "350", "clocks": "210,2520"}
+
+
+def test_settings_that_are_no_longer_asked_for_go_back_to_the_default(machine: Machine) -> None:
+    machine.deploy()
+    assert card(machine) == {"persistence": "Enabled", "power": "425"}
+    assert changed(machine.deploy("--json")) == []
+
+
+def test_setting_that_the_card_does_not_take_fails_with_the_cards_own_words(machine: Machine) -> None:
+    run = machine.deploy(check=False, gpu_power_limit_w="600")
+    assert run.returncode == 1
+    assert "is not a valid power limit which should be between 150.00 W and 450.00 W" in run.stderr
+    assert card(machine)["power"] == "425"
+    machine.deploy()
+    assert machine.ssh("systemctl is-active bringup-nvidia.service").strip() == "active"
+
+
+def test_cards_that_the_inventory_does_not_expect_are_refused(machine: Machine) -> None:
+    run = machine.deploy(check=False, expect={"gpu": "RTX 4090 D", "count": 2})
+    assert run.returncode == 1
+    assert "the inventory expects 2 × GeForce RTX 4090 D" in run.stderr
+    assert changed(machine.deploy("--json", expect={"gpu": "RTX 4090 D", "count": 1})) == []
+
+
+def default_cuda(machine: Machine) -> str:
+    """What every program on the host would take for its CUDA: the links, the linker's libraries, the search path."""
+    return machine.ssh(
+        "readlink -f /usr/local/cuda /usr/local/cuda-13; ldconfig -p | grep -c . ; ls /etc/ld.so.conf.d; command -v nvcc || true"
+    )
+
+
+def test_toolkit_is_installed_beside_another_one_that_stays_the_default(machine: Machine) -> None:
+    machine.ssh("apt-get -q -y install cuda-nvcc-12-8 cuda-nvrtc-12-8 && ldconfig")
+    before = default_cuda(machine)
+    assert "/usr/local/cuda-12.8" in before
+    machine.deploy(cuda_toolkit="always")
+    assert machine.ssh("/usr/local/cuda-13.0/bin/nvcc").strip() == "release 13.0"
+    assert default_cuda(machine) == before
+    assert changed(machine.deploy("--json", cuda_toolkit="always")) == []
+    # nor once the other one is gone
+    machine.ssh("apt-get -q -y purge '^cuda-.*12-8' '^cuda-toolkit-12-config'")
+    assert machine.ssh("ls -d /usr/local/cuda /usr/local/cuda-13 2>/dev/null || true") == ""
+    machine.ssh("apt-get -q -y purge '^cuda-' '^libc.*-13-0$'")
+
+
+def test_driver_is_read_back_from_the_running_machine(machine: Machine) -> None:
+    machine.ssh("apt-get -q update && apt-get -q -y --no-install-recommends install python3-minimal")
+    run = machine.deploy()
+    for line in (
+        f"ok      driver {machine.loaded()}: module, nvidia-smi and packages agree",
+        "ok      NVIDIA GeForce RTX 4090 D at 0000:01:00.0: 24564 MiB, as a GeForce RTX 4090 D has",
+        "ok      this user may use /dev/nvidiactl, /dev/nvidia-uvm, /dev/nvidia0",
+        "note    no CUDA kernel was run",
+    ):
+        assert line in run.stderr
+    assert machine.ssh("ls /run | grep bringup-gpu || true") == ""
+
+
+def test_toolkit_for_somebody_elses_driver_leaves_no_source_of_drivers(machine: Machine, bare: Bare) -> None:
+    machine.deploy(nvidia_state="absent")
+    theirs = "/etc/apt/sources.list.d/theirs.list"
+    machine.ssh(
+        f"echo 'deb [trusted=yes] {machine.repository.uri} /' > {theirs} && apt-get -q update && "
+        "apt-get -q -y install nvidia-driver-cuda=580.95.05-1 libnvidia-compute=580.95.05-1 nvidia-kernel-open-dkms=580.95.05-1 "
+        f"linux-headers-{KERNEL} && echo 'blacklist nouveau' > /etc/modprobe.d/theirs.conf && update-initramfs -u -k {KERNEL} && "
+        f"rm {theirs} && apt-get -q update"
+    )
+    machine.restart()
+    assert machine.loaded() == "580.95.05"
+    driver = {line for line in machine.packages() if "nvidia" in line}
+    machine.deploy(cuda_toolkit="always")
+    assert machine.ssh("/usr/local/cuda-13.0/bin/nvcc").strip() == "release 13.0"
+    assert {line for line in machine.packages() if "nvidia" in line} == driver
+    assert machine.ssh("ls /etc/apt/sources.list.d/ | grep -c bringup || true").strip() == "0"
+    assert "590" not in machine.ssh("apt-get -q update; apt-cache policy nvidia-driver-cuda")
+    assert changed(machine.deploy("--json", cuda_toolkit="always")) == []
+    machine.deploy(nvidia_state="absent")
+    assert {line for line in machine.packages() if "cuda" in line or "cublas" in line} == {"nvidia-driver-cuda=580.95.05-1"}
+    assert "/var/lib/bringup" not in machine.files()
+    machine.ssh("apt-get -q -y purge '.*nvidia.*' '^linux-headers-.*' dkms && rm /etc/modprobe.d/theirs.conf")
+    machine.ssh(f"update-initramfs -u -k {KERNEL}")
+    machine.restart()
+    assert (machine.packages(), machine.files()) == bare
