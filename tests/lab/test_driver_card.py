@@ -15,6 +15,7 @@ def card(machine: Machine) -> dict[str, str]:
 
 
 def test_card_gets_its_settings_and_again_at_each_boot(machine: Machine) -> None:
+    machine.deploy()
     assert card(machine) == {"persistence": "Enabled"}
     assert machine.ssh("stat -c %a /dev/nvidia-uvm").strip() == "666"
     asked = {"gpu_power_limit_w": "350", "gpu_clocks_mhz": [210, 2520]}
