@@ -43,7 +43,15 @@ class ActivateCommand(StringCommand):
             if refusal := self._refusal(host):
                 return self._failed(host, f"a reboot is due: {due.why}. {refusal}")
             self._reboot(host, status, due, connector_arguments)
-            due = activation(self.plan, self._after(host, status, connector_arguments))
+            after = self._after(host, status, connector_arguments)
+            if after is None:
+                # not raised: an exception would end the run of every host
+                return self._failed(
+                    host,
+                    f"the host did not come back within {self.plan.boot_wait_s} s after its restart (boot_wait_s): look at its "
+                    "console; the driver is installed, and a repeated run goes on from there",
+                )
+            due = activation(self.plan, after)
             if due.step == "load":
                 self._run(host, "modprobe nvidia", connector_arguments)
                 due = activation(self.plan, self._status(host, connector_arguments))
@@ -92,12 +100,8 @@ class ActivateCommand(StringCommand):
         ok, _ = self._run(host, "systemctl start vllm.service", connector_arguments)
         return ok
 
-    def _after(self, host: Host, before: DriverStatus, connector_arguments: Any) -> DriverStatus:
-        """Wait for the host's next boot; its id tells it from the last one.
-
-        Raises:
-            ConnectError: it does not come back in time.
-        """
+    def _after(self, host: Host, before: DriverStatus, connector_arguments: Any) -> DriverStatus | None:
+        """Wait for the host's next boot, whose id tells it from the last one; None where it does not come back in time."""
         limit = time.monotonic() + self.plan.boot_wait_s
         while time.monotonic() < limit:
             time.sleep(_NO_ANSWER_S)
@@ -112,7 +116,4 @@ class ActivateCommand(StringCommand):
             if status.boot_id != before.boot_id:
                 return status
             host.disconnect()
-        raise ConnectError(
-            f"the host did not come back within {self.plan.boot_wait_s} s after its restart (boot_wait_s): look at its console; "
-            "the driver is installed, and a repeated run goes on from there"
-        )
+        return None

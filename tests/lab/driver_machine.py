@@ -2,7 +2,10 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +19,9 @@ from workbench import put_card_in, switched_on_again
 from bringup.lab import hosts
 from bringup.lab.container import ssh_command
 from bringup.lab.state import read_state
+
+_NOT_NEEDED = shutil.ignore_patterns("*mypy*", "pip", "hypothesis", "setuptools", "ruff*", "ast_serialize", "__pycache__")
+"""Of what is installed for the project's own checks."""
 
 
 class Machine:
@@ -44,6 +50,21 @@ class Machine:
         values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
         options = (word for value in values for word in ("--data", value))
         return ["inventories/lab.py", f"deploys/{job}.py", "--limit", "lab1", *options]
+
+    def deploy_itself(self, **data: Any) -> str:
+        """Run the job on the host against the host (`@local`); returns what it says, and its exit code last."""
+        here = self.deployment.host().root / "srv/bringup"
+        shutil.copytree(sysconfig.get_path("purelib"), here / "site", ignore=_NOT_NEEDED)
+        for name in ("bringup", "bringup_pyinfra", "deploys", "facts", "templates"):
+            shutil.copytree(ROOT / name, here / name, ignore=_NOT_NEEDED)
+        for path in (ROOT / "config.py", self.repository.key_file):
+            shutil.copy(path, here)
+        settings = {"nvidia_repository": self.repository.setting(key_file="/srv/bringup/key.asc")} | data
+        options = [word for name, value in settings.items() for word in ("--data", f"{name}={json.dumps(value)}")]
+        command = shlex.join(["python3", "-m", "pyinfra", "-y", "@local", "deploys/driver.py", *options])
+        said = self.ssh(f"cd /srv/bringup && PYTHONPATH=/srv/bringup/site {command} 2>&1; echo exit code $?")
+        shutil.rmtree(here)
+        return said
 
     def ssh(self, script: str, check: bool = True) -> str:
         # not through `bringup lab ssh`, which takes longer to start than most scripts to run
@@ -82,6 +103,17 @@ class Machine:
         self.ssh("touch /root/secure-boot && systemctl start card")
         yield
         self.ssh("rm /root/secure-boot && umount /sys/firmware")
+
+    @contextmanager
+    def power_cut(self) -> Iterator[None]:
+        """Once it goes off, it stays so until the block ends."""
+        cut = self.deployment.directory / "power-cut"
+        cut.touch()
+        try:
+            yield
+        finally:
+            cut.unlink()
+        self.wait_until("true")
 
     def wait_until(self, condition: str, limit_s: float = 60) -> None:
         """Wait for a shell command on the host to succeed; it may be off meanwhile."""

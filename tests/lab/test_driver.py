@@ -4,6 +4,7 @@ apt resolves against a repository of the test's own. The tests build on each oth
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_reboot_that_is_not_allowed_is_asked_for(machine: Machine, reboot: str, 
     assert said in run.stderr
     assert machine.boot_id() == before
     assert machine.loaded() == ""
+
+
+def test_control_machine_itself_is_never_restarted(machine: Machine) -> None:
+    if machine.ssh("python3 -V").split()[1].rsplit(".", 1)[0] != f"{sys.version_info[0]}.{sys.version_info[1]}":
+        pytest.skip("the host's Python is of another version than the virtual environment's, so that it cannot use its packages")
+    before = machine.boot_id()
+    said = machine.deploy_itself(reboot="if-needed")
+    assert "This is the machine that bringup runs on, which it never restarts: reboot it" in said.replace("\n", " ")
+    assert said.rstrip().endswith("exit code 1")
+    assert machine.boot_id() == before
 
 
 def test_repeated_run_goes_on_with_the_reboot_and_verifies(machine: Machine) -> None:

@@ -39,6 +39,15 @@ def test_main_job_stops_where_the_driver_waits_for_its_reboot(machine: Machine) 
     assert machine.ssh("test -e /opt/bringup || echo none").strip() == "none"
 
 
+def test_host_that_does_not_come_back_in_time_is_told_of(machine: Machine) -> None:
+    with machine.power_cut():
+        run = machine.deploy(check=False, nvidia_driver=EXACT, boot_wait_s=30)
+    assert run.returncode == 1
+    assert "the host did not come back within 30 s after its restart (boot_wait_s): look at its console" in run.stderr
+    assert machine.loaded() == EXACT  # it has come back since
+    assert changed(machine.deploy("--json", nvidia_driver=EXACT)) == []
+
+
 def test_driver_runs_after_the_reboot(machine: Machine) -> None:
     machine.deploy(nvidia_driver=EXACT)
     assert machine.loaded() == EXACT

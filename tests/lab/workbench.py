@@ -86,12 +86,17 @@ def put_card_in(root: Path) -> None:
 
 @contextmanager
 def switched_on_again(directory: Path) -> Iterator[None]:
-    """Start hosts of the lab that went off, as firmware does when a machine reboots: nspawn ends where a host restarts itself."""
+    """Start hosts of the lab that went off, as firmware does when a machine reboots: nspawn ends where a host restarts itself.
+
+    While there is a file `power-cut`, they stay off.
+    """
     over = Event()
 
     def watch() -> None:
         while not over.wait(0.5):
             state = read_state(directory)
+            if (directory / "power-cut").exists():
+                continue
             if any(not container.is_up(host) for host in state.hosts):
                 hosts.up(len(state.hosts), directory)
 
