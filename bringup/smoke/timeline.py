@@ -21,6 +21,7 @@ SeriesName = Literal[
     "pcie_generation",
     "pcie_lanes",
     "gpu_other_memory_mib",
+    "gpu_other_util_percent",
     # of a logical CPU (`of`: its number), and of all of them
     "core_busy_percent",
     "cpu_steal_percent",
@@ -57,11 +58,12 @@ SeriesName = Literal[
 """What a series shows; its unit stands in the name.
 
 `gpu_util_percent`: part of the time in which a kernel ran. `gpu_memory_util_percent`: part of the time in which the card's memory
-was read or written. `throttle_reasons`: bits of NVML's clocks event reasons, see `THROTTLE_REASONS`. `gpu_other_memory_mib`: card
-memory of processes that are not the server's. `run_queue_delay_ms_per_s`: time that the process's threads were ready to run and
-waited for a CPU, added up over threads, so that it can exceed 1000. `hottest_thread_cpu_percent`: of the thread that used most
-in that interval. `cgroup_throttled_ms_per_s`: time for which the CPU quota stopped the cgroup. Names in `_total`, `_count` and
-`_sum_s` are counters since the server's start; `_sum_s` over `_count` is a mean in seconds.
+was read or written. `throttle_reasons`: bits of NVML's clocks event reasons, see `THROTTLE_REASONS`. `gpu_other_memory_mib` and
+`gpu_other_util_percent`: memory and time of the card that processes take which are not the server's. `run_queue_delay_ms_per_s`:
+time that the process's threads were ready to run and waited for a CPU, added up over threads, so that it can exceed 1000.
+`hottest_thread_cpu_percent`: of the thread that used most in that interval. `cgroup_throttled_ms_per_s`: time for which a CPU quota
+stopped the cgroup. Names in `_total`, `_count` and `_sum_s` are counters since the server's start; `_sum_s` over `_count` is a mean
+in seconds.
 """
 
 THROTTLE_REASONS: dict[int, str] = {

@@ -41,7 +41,7 @@ class FakeNvml:
         return SimpleNamespace(busId="00000000:01:00.0")
 
     def nvmlDeviceGetUtilizationRates(self, _: str) -> Any:  # noqa: N802
-        return SimpleNamespace(gpu=self._next("gpu_util_percent"), memory=self._next("gpu_memory_util_percent"))
+        return SimpleNamespace(gpu=self._next("gpu_util_percent"), memory=50)
 
     def nvmlDeviceGetMemoryInfo(self, _: str) -> Any:  # noqa: N802
         return SimpleNamespace(used=int(self._next("gpu_memory_mib") * 2**20))
@@ -69,6 +69,11 @@ class FakeNvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, _: str) -> list[Any]:  # noqa: N802
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes]
+
+    def nvmlDeviceGetProcessUtilization(self, _: str, since_us: int) -> list[Any]:  # noqa: N802
+        if "other_use" not in self.fixed:
+            raise pynvml.NVMLError_NotFound
+        return [SimpleNamespace(pid=pid, timeStamp=since_us + 1, smUtil=self.fixed["other_use"]) for pid, _ in self.processes]
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, _: str) -> list[Any]:  # noqa: N802
         return []

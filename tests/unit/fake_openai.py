@@ -146,7 +146,7 @@ class FakeOpenAI:
 
 
 @contextmanager
-def serving(fake: FakeOpenAI, more: Sequence[web.RouteDef] = ()) -> Iterator[str]:
+def serving(fake: FakeOpenAI, more: Sequence[web.RouteDef] = (), address: str = "127.0.0.1") -> Iterator[str]:
     """Serve on a free loopback port, from a thread of its own; yield the server's address."""
     loop = asyncio.new_event_loop()
     app = web.Application()
@@ -161,7 +161,7 @@ def serving(fake: FakeOpenAI, more: Sequence[web.RouteDef] = ()) -> Iterator[str
         ]
     )
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((address, 0))
 
     async def start() -> None:
         await runner.setup()
@@ -171,7 +171,7 @@ def serving(fake: FakeOpenAI, more: Sequence[web.RouteDef] = ()) -> Iterator[str
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=10)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://{address}:{listener.getsockname()[1]}"
     finally:
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=10)
         loop.call_soon_threadsafe(loop.stop)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,9 +21,10 @@ from tests.unit.fake_openai import FakeOpenAI, serving
 
 @dataclass
 class FakeVllm(FakeOpenAI):
-    """Answers `max_num_seqs` requests at once, and computes: `prompt_burn_ms` before the first token, `token_burn_ms` for each."""
+    """Answers `max_num_seqs` requests at once, and computes before the first token: in front of its queue and behind it."""
 
     max_num_seqs: int = 256
+    front_burn_ms: float = 0.0
     prompt_burn_ms: float = 0.0
     kv_use: float = 0.1
     preemptions: int = 0
@@ -38,6 +39,8 @@ class FakeVllm(FakeOpenAI):
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         came = time.perf_counter()
+        burn(self.front_burn_ms / 1000)
+        taken = time.perf_counter()
         self.waiting += 1
         async with self.seats:
             self.waiting -= 1
@@ -51,7 +54,7 @@ class FakeVllm(FakeOpenAI):
                 self.running -= 1
                 self.finished += 1
                 ended = time.perf_counter()
-                passed = {"ttft": ready - came, "queue": began - came, "prefill": ready - began, "e2e": ended - came}
+                passed = {"ttft": ready - came, "queue": began - taken, "prefill": ready - began, "e2e": ended - came}
                 for name, seconds in passed.items():
                     self.sums[name] += seconds
 
@@ -88,15 +91,20 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def vllm_process(cpus: set[int] | None = None, **settings: Any) -> Iterator[Running]:
-    """Start the server with `settings` of `FakeVllm`, on `cpus` alone where they are given."""
+def vllm_process(
+    cpus: set[int] | None = None, enter: tuple[str, ...] = (), hurried: bool = False, **settings: Any
+) -> Iterator[Running]:
+    """Start the server with `settings` of `FakeVllm` and of `main`.
+
+    `cpus` are those it may use, `enter` the words before its command; `hurried` gives it priority over what else runs here.
+    """
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.fake_vllm", *arguments],
+        [*enter, sys.executable, "-m", "tests.unit.fake_vllm", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None,
+        preexec_fn=lambda: place(cpus, hurried),
     )
     with process:
         assert process.stdin is not None
@@ -108,17 +116,50 @@ def vllm_process(cpus: set[int] | None = None, **settings: Any) -> Iterator[Runn
             process.wait(timeout=20)
 
 
+def place(cpus: set[int] | None, hurried: bool) -> None:
+    """Give this process its CPUs and, where that is allowed, priority, so that a busy machine does not disturb what is measured."""
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    if hurried:
+        hurry()
+
+
+def hurry() -> None:
+    """Give this thread, and what it starts, priority over what else runs here, where that is allowed."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # a nice value counts within one login session only
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("ttft_s", "itl_s", "prompt_burn_ms", "kv_use"):
+    for name in ("ttft_s", "itl_s", "front_burn_ms", "prompt_burn_ms", "kv_use"):
         parser.add_argument(f"--{name}", type=float)
     for name in ("max_num_seqs", "preemptions"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--spinning", type=int, default=0, help="processes that compute without end, as vLLM's engine does")
+    parser.add_argument("--address", default="127.0.0.1")
     settings = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    spinning, address = settings.pop("spinning"), settings.pop("address")
     fake = FakeVllm(**settings)
-    with serving(fake, [web.get("/metrics", fake.metrics)]) as url:
+    with spinning_processes(spinning), serving(fake, [web.get("/metrics", fake.metrics)], address) as url:
         print(url, flush=True)
         sys.stdin.read()
+
+
+@contextmanager
+def spinning_processes(count: int, cpus: set[int] | None = None, hurried: bool = False) -> Iterator[list[int]]:
+    """Have `count` processes that use all the CPU time they get; yield their numbers."""
+    program = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): [n * n for n in range(10000)]"
+    spinning = [
+        subprocess.Popen([sys.executable, "-c", program, str(os.getpid())], preexec_fn=lambda: place(cpus, hurried))
+        for _ in range(count)
+    ]
+    try:
+        yield [process.pid for process in spinning]
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

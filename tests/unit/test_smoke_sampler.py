@@ -32,7 +32,6 @@ from tests.unit.fake_vllm import vllm_process
 RECORDED = Path(__file__).parent / "recordings"
 CARD = {
     "gpu_util_percent": [97.0, 96.0],
-    "gpu_memory_util_percent": [80.0],
     "gpu_memory_mib": [21000.0],
     "sm_clock_mhz": [2520.0],
     "power_w": [310.5],

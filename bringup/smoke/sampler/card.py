@@ -22,6 +22,7 @@ from pynvml import (  # type: ignore[import-untyped]
     NVMLError,
     NVMLError_FunctionNotFound,
     NVMLError_LibraryNotFound,
+    NVMLError_NotFound,
     NVMLError_NotSupported,
 )
 
@@ -92,6 +93,7 @@ class _Card:
         self._rate = Rate()
         self._others: dict[int, str] = {}
         self._now_s = 0.0
+        self._seen_us = 0
         self.address = self._pci_address()
         self._ecc_before = self._ask("ecc", self._ecc, 0.0)
         self._fixed = self._describe()
@@ -128,6 +130,9 @@ class _Card:
                 reading["gpu_other_memory_mib"] = round(sum(others.values()) / _MIB, 1)
                 for pid, used in others.items():
                     self._others[pid] = f"{self._process_name(pid)} ({pid}), {used / _MIB:.0f} MiB"
+                use = self._ask("use by process", partial(self._use_of, frozenset(others)), now_s) if others else 0.0
+                if use is not None:
+                    reading["gpu_other_util_percent"] = use
         return reading
 
     def describe(self) -> dict[str, object]:
@@ -205,6 +210,19 @@ class _Card:
             if answer.nvmlReturn:
                 raise NVMLError_NotSupported
         return [int(answer.value.ullVal) for answer in answers]
+
+    def _use_of(self, pids: frozenset[int]) -> float:
+        """Percent of the card's time that these processes took, as the driver's own samples since the last call say."""
+        try:
+            samples = self._library.nvmlDeviceGetProcessUtilization(self._handle, self._seen_us)
+        except NVMLError_NotFound:  # none since then: nobody worked
+            return 0.0
+        self._seen_us = max([self._seen_us, *(sample.timeStamp for sample in samples)])
+        taken: dict[int, list[int]] = {}
+        for sample in samples:
+            if sample.pid in pids:
+                taken.setdefault(sample.pid, []).append(sample.smUtil)
+        return round(sum(sum(values) / len(values) for values in taken.values()), 1)
 
     def _process_name(self, pid: int) -> str:
         try:

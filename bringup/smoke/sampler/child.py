@@ -24,7 +24,6 @@ from bringup.smoke.sampler.server import ServerSide, find_server, server_process
 
 _MOST_CORES = 64
 """Logical CPUs that are told one by one; on larger machines the server's and their siblings come first."""
-_SLOW_S, _METRICS_S = 1.0, 0.5
 _LAST_WORD_S = 1.0
 """For threads to end once it is over; a call to a lost card may not return at all."""
 
@@ -37,6 +36,7 @@ def sample(
     pci_address: str | None = None,
     client_pid: int | None = None,
     bucket_size: int = 1,
+    slow_s: float = 1.0,
     library: Any = pynvml,
     proc: Path = Path("/proc"),
     system: Path = Path("/sys"),
@@ -51,6 +51,7 @@ def sample(
         pci_address: the card that serves; None finds it.
         client_pid: the load client; None where there is none.
         bucket_size: rows that are put into one, for long runs.
+        slow_s: between two looks at what costs more to learn; /metrics is asked twice as often.
         library: the module `pynvml`, or what stands for it.
         proc: where the kernel shows processes.
         system: where it shows devices.
@@ -69,16 +70,16 @@ def sample(
     sources = [
         Source("cores", CoreUse(proc, _cores_to_tell(cpus, siblings)).read, 0),
         Source("processes", processes.read, 0),
-        Source("threads", processes.read_slowly, _SLOW_S),
-        Source("memory", MemoryEvents(proc).read, _SLOW_S),
+        Source("threads", processes.read_slowly, slow_s),
+        Source("memory", MemoryEvents(proc).read, slow_s),
     ]
     if side.owners:
-        sources.append(Source("cgroup", CgroupUse(side.cgroup, side.quotas).read, _SLOW_S))
+        sources.append(Source("cgroup", CgroupUse(side.cgroup, side.quotas).read, slow_s))
     asides = []
     if cards is not None:
-        asides.append(Aside("NVML", [Source("card", cards.read, 0.2), Source("link", cards.read_slowly, _SLOW_S)], clock))
+        asides.append(Aside("NVML", [Source("card", cards.read, 0.2), Source("link", cards.read_slowly, slow_s)], clock))
     if metrics is not None:
-        asides.append(Aside("/metrics", [Source("metrics", metrics.read, _METRICS_S)], clock))
+        asides.append(Aside("/metrics", [Source("metrics", metrics.read, slow_s / 2)], clock))
 
     def write(line: dict[str, Any]) -> None:
         out.write(json.dumps(line, separators=(",", ":")) + "\n")
