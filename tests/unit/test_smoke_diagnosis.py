@@ -59,7 +59,7 @@ def card_timeline(
     processes: tuple[tuple[int, int], ...] = ((1, 2**34),),
 ) -> Timeline:
     """Ten moments of a card under load, after some in which the server has nothing to do."""
-    cards = CardUse(FakeNvml(series={**DECODING, **series}, fixed={**RTX_4090D, **fixed}, processes=processes), None, [1])
+    cards = CardUse(FakeNvml(series={**DECODING, **series}, fixed={**RTX_4090D, **fixed}, processes=processes), None, lambda: [1])
 
     def read(at_s: float) -> Reading:
         link = cards.read_slowly(

@@ -66,7 +66,7 @@ def measure(
     sampler = threading.Thread(
         target=sample,
         args=(out, stop, zero, url),
-        kwargs={"library": library, "client_pid": client_pid or os.getpid(), "system": system, "slow_s": 0.4},
+        kwargs={"library": library, "client_pid": client_pid or os.getpid(), "system": system, "slow_s": 0.2},
     )
 
     def load(keep: Callable[[Sent], object]) -> None:
@@ -89,9 +89,9 @@ def measure(
             client.join()
         stop.set()
         sampler.join()
-    worst = max(one.e2e_ms or 0 for one in sent)
     ttft = statistics.fmean(one.ttft_ms or 0 for one in sent)
-    missed = (Missed("ttft_p50_ms", ttft * 0.5, ttft), Missed("e2e_p90_ms", worst * 0.5, worst))
+    e2e = statistics.fmean(one.e2e_ms or 0 for one in sent)
+    missed = (Missed("ttft_p50_ms", ttft * 0.5, ttft), Missed("e2e_p50_ms", e2e * 0.5, e2e))
     return Case(timeline=timeline_of(out.getvalue().splitlines(), 0.2), missed=missed, sent=tuple(sent), plan=plan or {})
 
 
@@ -142,7 +142,10 @@ def test_one_cpu_for_all_of_the_servers_processes() -> None:
 
 @contextmanager
 def quota_of(pid: int, share: float) -> Iterator[None]:
-    """Move a process into a cgroup that grants it `share` of a CPU (version 2, or 1 where that has the controller)."""
+    """Move a process into a cgroup that grants it `share` of a CPU (version 2, or 1 where that has the controller).
+
+    The cgroup has the greatest weight, so that on a busy machine it is the quota that stops it.
+    """
     root = Path("/sys/fs/cgroup")
     unified = (root / "cgroup.controllers").exists()
     folder = (root if unified else root / "cpu") / f"bringup-test-{os.getpid()}"
@@ -152,8 +155,10 @@ def quota_of(pid: int, share: float) -> Iterator[None]:
         folder.mkdir()
         if unified:
             (folder / "cpu.max").write_text(f"{int(share * 100_000)} 100000")
+            (folder / "cpu.weight").write_text("10000")
         else:
             (folder / "cpu.cfs_quota_us").write_text(str(int(share * 100_000)))
+            (folder / "cpu.shares").write_text("262144")
     except OSError as error:
         pytest.skip(f"no cgroup with a CPU quota can be made here: {error}")
     before = next(line for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if unified or ":cpu:" in line)
@@ -168,7 +173,7 @@ def quota_of(pid: int, share: float) -> Iterator[None]:
 
 
 def test_a_cpu_quota() -> None:
-    with vllm_process(prompt_burn_ms=40) as server, quota_of(server.pid, 0.2):
+    with vllm_process(prompt_burn_ms=20) as server, quota_of(server.pid, 0.2):
         causes = causes_of(measure(server.url))
     assert causes[0].key == "cpu-quota"
     assert causes[0].confidence == "high"

@@ -37,20 +37,27 @@ _MOST_CARDS = 8
 class CardUse:
     """The cards that serve."""
 
-    def __init__(self, library: Any, pci_address: str | None = None, pids: Iterable[int] = (), proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        library: Any,
+        pci_address: str | None = None,
+        pids: Callable[[], Iterable[int]] = tuple,
+        proc: Path = Path("/proc"),
+    ) -> None:
         """Begin with NVML.
 
         Args:
             library: the module `pynvml`, or what stands for it.
-            pci_address: the card that serves; None takes those that `pids` have memory on, or all if none is found.
-            pids: the server's processes.
+            pci_address: the card that serves; None takes those that the server has memory on, or all if none is found.
+            pids: tells the server's processes now.
             proc: where processes are looked up, so that those of other containers are not taken for strangers here.
         """
         self.notes: dict[str, str] = {}
-        self._library, self._pids, self._proc = library, frozenset(pids), proc
+        self._library, self._pids, self._proc = library, pids, proc
         self._cards: list[_Card] = []
         handles = self._handles(pci_address)
-        mine = [handle for handle in handles if self._pids & {process.pid for process in _processes(library, handle)}]
+        known = frozenset(pids())
+        mine = [handle for handle in handles if known & {process.pid for process in _processes(library, handle)}]
         for handle in (mine or handles)[:_MOST_CARDS]:
             self._cards.append(_Card(library, handle, self.notes))
 
@@ -66,17 +73,14 @@ class CardUse:
                 self.notes["nvml"] = f"NVML could not be used, so that no card was sampled: {error}"
             return []
 
-    def set_pids(self, pids: Iterable[int]) -> None:
-        """Say which processes are the server's now."""
-        self._pids = frozenset(pids)
-
     def read(self, now_s: float) -> Reading:
         """What changes quickly."""
         return _merged((card.address, card.read(now_s)) for card in self._cards)
 
     def read_slowly(self, now_s: float) -> Reading:
         """The link, and who else has memory on the card."""
-        return _merged((card.address, card.read_slowly(now_s, self._pids, self._is_here)) for card in self._cards)
+        mine = frozenset(self._pids())
+        return _merged((card.address, card.read_slowly(now_s, mine, self._is_here)) for card in self._cards)
 
     def describe(self) -> list[dict[str, object]]:
         """Each card as `timeline.SampledCard`."""

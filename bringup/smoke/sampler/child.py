@@ -65,7 +65,8 @@ def sample(
     siblings = read_siblings(system)
     keep_off(cpus, siblings)
     processes = ProcessUse(proc, lambda: [*(server_processes(side) if side.owners else []), *client])
-    cards = CardUse(library, pci_address, [watched.pid for watched in mine], proc) if side.local else None
+    processes.read(clock())  # counters need a first look, and cards are found by the processes on them
+    cards = CardUse(library, pci_address, lambda: processes.pids if mine else (), proc) if side.local else None
     metrics = Metrics(base_url) if base_url else None
     sources = [
         Source("cores", CoreUse(proc, _cores_to_tell(cpus, siblings)).read, 0),
