@@ -11,7 +11,7 @@ help:
 	@echo "make test-driver the NVIDIA driver's step on throw-away hosts (about five minutes; not part of make test yet)"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
 	@echo "make lint    ruff, mypy, shellcheck"
-	@echo "make bench   what plans cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
+	@echo "make bench   what plans and samples cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make bench-tuning what a setting of the host brings on this machine: A/B pairs with intervals (as root)"
 	@echo "make bench-smoke how true the smoke benchmark is: against known times, its start, its size (a minute)"
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
@@ -48,6 +48,7 @@ test: lint
 
 bench: setup
 	@$(BIN)/python -m benchmarks.plans
+	@$(BIN)/python -m benchmarks.sampler
 	@$(BIN)/python -m benchmarks.round_trips
 
 # SETTINGS="cpus=0-7 thp=madvise", URL= and UNIT= of a server on this machine; without them the demo's

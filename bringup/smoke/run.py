@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from bringup import __version__
 from bringup.errors import BringupError
 from bringup.smoke.client import Client, session
+from bringup.smoke.diagnosis.diagnose import diagnose
 from bringup.smoke.load import OnSample
 from bringup.smoke.model import (
     LineVerdict,
@@ -111,7 +112,7 @@ def run_smoke(request: SmokeRequest, on_sample: OnSample, sample: bool = True) -
         correct = f"{found.quality.correct} of {len(found.quality.answers)} fixed questions were answered correctly"
         reason = "; ".join(filter(None, (reason, f"{correct}, fewer than {found.quality.at_least}")))
         outcome = "FAIL"
-    return SmokeReport(
+    report = SmokeReport(
         started_at=started_at.isoformat(timespec="microseconds"),
         tool_version=__version__,
         host=request.host,
@@ -131,6 +132,7 @@ def run_smoke(request: SmokeRequest, on_sample: OnSample, sample: bool = True) -
         outcome=outcome,
         reason=reason,
     )
+    return report.model_copy(update={"causes": diagnose(report)})
 
 
 async def _run_stages(

@@ -23,6 +23,8 @@ from bringup.errors import BringupError
 from bringup.smoke.diagnosis.case import Case, Missed, Sent
 from bringup.smoke.diagnosis.diagnose import causes_of
 from bringup.smoke.diagnosis.model import Cause
+from bringup.smoke.model import AcceptanceLine, SmokeRequest
+from bringup.smoke.run import run_smoke
 from bringup.smoke.sampler.child import sample
 from bringup.smoke.sampler.columns import timeline_of
 from bringup.smoke.timeline import Timeline
@@ -199,6 +201,25 @@ def test_a_queue_before_the_engine() -> None:
     assert causes[0].confidence == "high"
     assert "max-num-seqs is 1: all places were taken" in causes[0].evidence
     assert causes[0].fix == "raise max-num-seqs (engine_settings)"
+
+
+def test_the_benchmark_itself_names_the_cause_in_its_record() -> None:
+    with vllm_process(hurried=True, ttft_s=0.05, max_num_seqs=1) as server:
+        request = SmokeRequest(
+            base_url=server.url,
+            model="smol",
+            prompt="Hello",
+            max_tokens=4,
+            requests=40,
+            concurrency=4,
+            lines=(AcceptanceLine(metric="ttft_p50_ms", at_most=60),),
+            host="lab1",
+        )
+        report = run_smoke(request, lambda *_: None)
+    assert report.outcome == "FAIL"
+    assert report.timeline is not None
+    assert report.timeline.one("process_cpu_percent", str(server.pid)) is not None
+    assert report.causes[0].key == "queueing"
 
 
 def test_a_full_kv_cache() -> None:

@@ -18,6 +18,8 @@ from bringup.smoke.timeline import Timeline
 
 _ALL = frozenset(("ttft", "itl", "tpot", "e2e"))
 _FIRST_TOKEN = frozenset(("ttft", "e2e"))
+_JUDGED = ("smoke", "soak")
+"""Stages whose requests are held against lines, as in run.py; the first that ran counts."""
 _RANK = {"high": 0, "medium": 1, "low": 2}
 
 RULES: tuple[Rule, ...] = (
@@ -61,14 +63,13 @@ def causes_of(case: Case) -> tuple[Cause, ...]:
 
 def case_of(report: SmokeReport) -> Case:
     """Take from a record what the rules look at: the stage that was judged, and what was sampled while it ran."""
-    stages = [stage for stage in report.stages if stage.name == "smoke"] or list(report.stages[:1])
+    judged = next((stage for stage in report.stages if stage.name in _JUDGED), None)
     timeline = report.timeline or Timeline(interval_s=1.0, at_s=(), series=())
-    if stages:
-        timeline = timeline.between(stages[0].begin_s, stages[-1].end_s)
+    if judged is not None:
+        timeline = timeline.between(judged.begin_s, judged.end_s)
     sent = (
         Sent(sample.sent_s, sample.ttft_ms, sample.e2e_ms, sample.prompt_tokens, sample.completion_tokens)
-        for stage in stages
-        for sample in stage.requests
+        for sample in (judged.requests if judged else ())
     )
     missed = (
         Missed(verdict.metric, verdict.at_most, verdict.measured, verdict.floor_ms)
