@@ -1,5 +1,5 @@
 # `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
-.PHONY: help setup demo test unit lab test-vm test-driver lint bench bench-smoke bench-tuning clean
+.PHONY: help setup demo test unit pages example-reports lab test-vm test-driver lint bench bench-smoke bench-tuning clean
 
 BIN := .venv/bin
 
@@ -7,6 +7,7 @@ help:
 	@echo "make demo    provision a throw-away host on this machine and show the smoke report (as root or with sudo)"
 	@echo "make test    lint, unit tests, the tests on throw-away hosts and VMs (as root or with sudo; up to 25 minutes the first time)"
 	@echo "make unit    the unit tests alone (under a minute)"
+	@echo "make pages   the tests of the report's pages in a real browser (under a minute)"
 	@echo "make lab     the tests on throw-away hosts alone"
 	@echo "make test-driver the NVIDIA driver's step on throw-away hosts (about five minutes; not part of make test yet)"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
@@ -14,6 +15,7 @@ help:
 	@echo "make bench   what plans and samples cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make bench-tuning what a setting of the host brings on this machine: A/B pairs with intervals (as root)"
 	@echo "make bench-smoke how true the smoke benchmark is: against known times, its start, its size (a minute)"
+	@echo "make example-reports the pages in docs/reports, from the records there"
 	@echo "make clean   remove throw-away hosts, caches and the virtual environment"
 
 setup:
@@ -30,6 +32,14 @@ lint: setup
 
 unit: setup
 	$(BIN)/pytest tests/unit
+
+pages: setup
+	$(BIN)/pytest tests/browser
+
+# the pages beside the records in docs/reports, made anew
+example-reports: setup
+	@for record in docs/reports/*.json; do $(BIN)/bringup report html "$$record" -o "$${record%.json}.html" || exit 1; done
+	@$(BIN)/bringup report html docs/reports/*.json -o docs/reports/fleet.html
 
 lab: setup
 	$(BIN)/pytest tests/lab

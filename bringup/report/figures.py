@@ -95,11 +95,10 @@ def knee_words(report: SmokeReport) -> str:
     if found is None:
         return ""
     knee = (
-        "No knee: throughput still grew at the highest rung."
-        if found.knee_concurrency is None
-        else f"The knee is at {found.knee_concurrency:,} requests in flight."
+        "No knee was found." if found.knee_concurrency is None else f"The knee is at {found.knee_concurrency:,} requests in flight."
     )
-    return " ".join(part if part.endswith(".") else f"{part}." for part in (knee, f"Rule: {found.rule}", found.note) if part)
+    note = found.note[:1].upper() + found.note[1:]
+    return " ".join(part if part.endswith(".") else f"{part}." for part in (knee, note, f"Rule: {found.rule}") if part)
 
 
 def quality_words(report: SmokeReport) -> str:
@@ -133,7 +132,7 @@ def _capacity(report: SmokeReport) -> list[Against]:
     longest = max(
         (sample.prompt_tokens or 0 for stage in report.stages for sample in succeeded(measured(stage.requests))), default=0
     )
-    kv_planned, kv_found = of_plan(report, "predicted", "kv_cache_tokens"), getattr(report.server, "kv_cache_tokens", None)
+    kv_planned, kv_found = of_plan(report, "predicted", "kv_cache_tokens"), report.server.kv_cache_tokens
     return [
         Against("KV cache", _tokens(kv_planned), _tokens(kv_found), _share(kv_planned, kv_found), "as vLLM counts it"),
         Against(
@@ -247,9 +246,9 @@ def memory_parts(report: SmokeReport) -> tuple[list[Part], float] | None:
 
 
 def error_counts(samples: Iterable[RequestSample]) -> list[tuple[str, int]]:
-    """Return the errors with how often each came, most frequent first."""
+    """Return the errors of requests that count with how often each came, most frequent first."""
     counts: dict[str, int] = {}
-    for sample in samples:
+    for sample in measured(samples):  # the tool itself stops those that only keep the load up
         if sample.error is not None:
             counts[sample.error] = counts.get(sample.error, 0) + 1
     return sorted(counts.items(), key=lambda item: -item[1])

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from bringup.report.charts import sparkline
 from bringup.report.figures import amount, judged_stage, milliseconds, values_of
-from bringup.report.host import HostView, host_view, outcome_tag
+from bringup.report.host import HostView, host_view
+from bringup.report.host_tables import outcome_tag
 from bringup.report.svg import number
 from bringup.report.tables import Cell, TableView, table
 from bringup.smoke.model import MetricName, Outcome, SmokeReport

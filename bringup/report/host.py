@@ -1,28 +1,20 @@
 """What the page says about one run: pure functions from the record to texts, tables and pictures; the template only places them."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from bringup.report.charts import Bullet, Distribution, Mark, Part, bullet, distribution, ladder, quantile, stacked
+from bringup.report.charts import Distribution, Mark, Part, distribution, ladder, stacked
 from bringup.report.figures import (
     MEANINGS,
     METRICS,
     SYMBOLS,
     Metric,
-    against_plan,
-    amount,
-    bounds,
-    error_counts,
-    floor,
     judged_stage,
     knee_words,
     ladder_steps,
-    line_note,
     memory_parts,
     milliseconds,
     of_plan,
@@ -31,17 +23,26 @@ from bringup.report.figures import (
     token_range,
     values_of,
 )
+from bringup.report.host_tables import (
+    OUTCOME_CSS,
+    against_table,
+    decisions_table,
+    errors_table,
+    findings_table,
+    lines_table,
+    quality_table,
+    samples_table,
+    spread_table,
+    stages_table,
+)
+from bringup.report.panels import stage_name
 from bringup.report.svg import number
-from bringup.report.tables import Cell, TableView, table, tag
-from bringup.report.timeline_chart import TimeChart, stage_name, time_chart
+from bringup.report.tables import TableView, table
+from bringup.report.timeline_chart import TimeChart, time_chart
 from bringup.smoke.diagnosis.model import Cause
-from bringup.smoke.model import LineVerdict, SmokeReport, Stage
+from bringup.smoke.model import SmokeReport, Stage
 from bringup.smoke.summary import measured, succeeded
-from bringup.smoke.verdict import floors_of, label
-
-OUTCOME_CSS = {"PASS": "ok", "FAIL": "bad", "INCONCLUSIVE": "unsure"}
-_MOST_CHARACTERS = 400
-_SHARES = (10, 25, 50, 75, 90, 95, 99, 100)
+from bringup.smoke.verdict import floors_of
 
 
 @dataclass(frozen=True)
@@ -110,24 +111,24 @@ def host_view(report: SmokeReport, record: Path | None) -> HostView:
         meaning=MEANINGS[report.outcome],
         reason=report.reason,
         served=tuple(served(report)),
-        lines=_lines(report),
+        lines=lines_table(report),
         causes=report.causes,
-        against=_against(report),
+        against=against_table(report),
         memory=_memory(report),
         distributions=tuple(_distributions(report, stage)) if stage is not None else (),
-        spread=_spread(stage) if stage is not None else None,
-        stages=_stages(report),
+        spread=spread_table(stage) if stage is not None else None,
+        stages=stages_table(report),
         stage_notes=tuple(_stage_notes(report)),
-        errors=_errors(report),
+        errors=errors_table(report),
         time=time_chart(report),
-        samples=_samples(report),
+        samples=samples_table(report),
         ladder=pictures,
         ladder_table=ladder_table,
         ladder_words=knee_words(report),
-        quality=_quality(report),
+        quality=quality_table(report),
         quality_words=quality_words(report),
-        findings=_findings(report),
-        decisions=_decisions(report),
+        findings=findings_table(report),
+        decisions=decisions_table(report),
         commands=tuple(commands(report, record)),
     )
 
@@ -161,55 +162,6 @@ def _load(stage: Stage) -> str:
     prompt, answer = (token_range([getattr(sample, name) for sample in good]) for name in ("prompt_tokens", "completion_tokens"))
     counts = f"{len(good):,} of {len(measured(stage.requests)):,} requests succeeded"
     return f"{counts}; {stage_name(stage)}; prompt {prompt} tokens, answer {answer} tokens"
-
-
-def _lines(report: SmokeReport) -> TableView:
-    return table(
-        "Acceptance lines",
-        ("Line", "Verdict", "", "Measured", "Bounds", "At most", "Floor"),
-        [
-            (
-                label(verdict.metric),
-                outcome_tag(verdict.outcome),
-                line_bullet(verdict),
-                amount(verdict.metric, verdict.measured),
-                bounds(verdict),
-                amount(verdict.metric, verdict.at_most),
-                floor(verdict),
-            )
-            for verdict in report.verdicts
-        ],
-        (3, 4, 5, 6),
-        [line_note(verdict) for verdict in report.verdicts],
-    )
-
-
-def outcome_tag(outcome: str) -> Markup:
-    """An outcome that can be told without its colour."""
-    return tag(f"{SYMBOLS[outcome]} {outcome}", OUTCOME_CSS[outcome])
-
-
-def line_bullet(verdict: LineVerdict) -> Markup:
-    """The line as a small picture; nothing for a count."""
-    if verdict.metric == "failed_requests":
-        return Markup("")
-    shown = Bullet(verdict.measured, verdict.at_most, verdict.lower, verdict.upper, verdict.floor_ms)
-    title = (
-        f"{label(verdict.metric)}: {amount(verdict.metric, verdict.measured)}, at most {amount(verdict.metric, verdict.at_most)}"
-    )
-    return bullet(shown, title, OUTCOME_CSS[verdict.outcome])
-
-
-def _against(report: SmokeReport) -> TableView | None:
-    rows = against_plan(report)
-    if not rows:
-        return None
-    return table(
-        "What the plan said, and what was found",
-        ("", "Planned", "Found", "Difference", "Note"),
-        [(row.what, row.planned, row.found, row.difference, row.note) for row in rows],
-        (1, 2, 3),
-    )
 
 
 def _memory(report: SmokeReport) -> Memory | None:
@@ -255,83 +207,9 @@ def _marks(report: SmokeReport, metric: Metric) -> list[Mark]:
     return [*marks, *([Mark("floor", least, "floor")] if least else [])]
 
 
-def _spread(stage: Stage) -> TableView | None:
-    ordered = {metric: sorted(values_of(stage, metric)) for metric in METRICS}
-    rows = [
-        (metric.upper(), f"{len(values):,}", *(milliseconds(quantile(values, share)) for share in _SHARES))
-        for metric, values in ordered.items()
-        if values
-    ]
-    headings = ("", "Values", *(f"P{share}" if share < 100 else "Slowest" for share in _SHARES))
-    return table("Percentiles (nearest rank)", headings, rows, range(1, len(headings))) if rows else None
-
-
-def _stages(report: SmokeReport) -> TableView:
-    headings = (
-        "Stage",
-        "Requests",
-        "Failed",
-        "TTFT P50",
-        "P90",
-        "P99",
-        "ITL P50",
-        "P90",
-        "P99",
-        "TPOT P50",
-        "E2E P50",
-        "P90",
-        "tokens/s",
-        "goodput",
-    )
-    rows: list[tuple[Cell, ...]] = []
-    for stage in report.stages:
-        summary = stage.summary
-        ttft, itl, tpot, e2e = summary.ttft, summary.itl, summary.tpot, summary.e2e
-        figures = [
-            *((ttft.p50, ttft.p90, ttft.p99) if ttft else (None, None, None)),
-            *((itl.p50, itl.p90, itl.p99) if itl else (None, None, None)),
-            tpot.p50 if tpot else None,
-            *((e2e.p50, e2e.p90) if e2e else (None, None)),
-        ]
-        rows.append(
-            (
-                stage_name(stage),
-                f"{summary.count:,}",
-                f"{summary.failed:,}",
-                *("–" if value is None else number(value) for value in figures),
-                "–" if summary.output_tokens_per_s is None else number(summary.output_tokens_per_s),
-                "–" if summary.goodput_rps is None else f"{number(summary.goodput_rps)}/s",
-            )
-        )
-    return table("Latency in ms, by stage", headings, rows, range(1, len(headings)))
-
-
 def _stage_notes(report: SmokeReport) -> list[str]:
     notes = [f"{stage_name(stage)}: {stage.note}" for stage in report.stages if stage.note]
     return [*notes, *(f"{skipped.name} was not run: {skipped.reason}" for skipped in report.skipped)]
-
-
-def _errors(report: SmokeReport) -> TableView | None:
-    counts = error_counts(sample for stage in report.stages for sample in stage.requests)
-    if not counts:
-        return None
-    return table(
-        "Errors of requests, in all stages", ("Times", "Error"), [(f"{times:,}", _cut(text)) for text, times in counts], (0,)
-    )
-
-
-def _samples(report: SmokeReport) -> TableView | None:
-    if report.timeline is None:
-        return None
-    rows = []
-    for series in report.timeline.series:
-        known = [value for value in series.values if value is not None]
-        if known:
-            what = series.name.replace("_", " ")
-            least, mean, most = (number(value) for value in (min(known), sum(known) / len(known), max(known)))
-            rows.append((what, series.label or series.of, series.unit, f"{len(known):,}", least, mean, most))
-    headings = ("Series", "Of", "Unit", "Samples", "Least", "Mean", "Most")
-    return table("Everything that was sampled", headings, rows, (3, 4, 5, 6)) if rows else None
 
 
 def _ladder(report: SmokeReport) -> tuple[tuple[Picture, ...], TableView | None]:
@@ -359,56 +237,6 @@ def _ladder(report: SmokeReport) -> tuple[tuple[Picture, ...], TableView | None]
         ),
         table("The ladder", headings, rows, (0, 1, 2, 3, 4)),
     )
-
-
-def _quality(report: SmokeReport) -> TableView | None:
-    if report.quality is None:
-        return None
-    rows = [
-        (
-            tag("✓ right", "ok") if answer.correct else tag("✗ wrong", "bad"),
-            answer.question,
-            answer.expected,
-            _cut(answer.answer),
-        )
-        for answer in report.quality.answers
-    ]
-    return table("Fixed questions", ("", "Question", "Expected", "Answer"), rows)
-
-
-def _cut(text: str) -> str:
-    return (
-        text
-        if len(text) <= _MOST_CHARACTERS
-        else f"{text[:_MOST_CHARACTERS]}… ({len(text):,} characters; all of it is in the record)"
-    )
-
-
-def _dicts(found: Any) -> Sequence[dict[str, Any]]:
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list | tuple) else []
-
-
-def _findings(report: SmokeReport) -> TableView | None:
-    rows = [
-        (
-            tag(str(item.get("level", "note")), _LEVEL_CSS.get(str(item.get("level")), "quiet")),
-            str(item.get("text", "")),
-            str(item.get("cost", "")),
-        )
-        for item in _dicts(of_plan(report, "findings"))
-    ]
-    return table("What the plan found", ("", "Found", "What it may cost"), rows) if rows else None
-
-
-_LEVEL_CSS = {"problem": "bad", "impossible": "bad", "warning": "unsure", "note": "quiet"}
-
-
-def _decisions(report: SmokeReport) -> TableView | None:
-    rows = [
-        (str(item.get("key", "")), str(item.get("value", "")), str(item.get("why", "")), str(item.get("source", "")))
-        for item in _dicts(of_plan(report, "decisions"))
-    ]
-    return table("Each value with its reason", ("Setting", "Value", "Why", "Source"), rows) if rows else None
 
 
 def commands(report: SmokeReport, record: Path | None) -> list[tuple[str, str]]:

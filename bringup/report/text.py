@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -18,14 +17,13 @@ from bringup.report.figures import (
     judged_stage,
     knee_words,
     ladder_steps,
-    line_note,
     milliseconds,
     quality_words,
     token_range,
 )
 from bringup.report.host import commands
+from bringup.report.panels import stage_name
 from bringup.report.svg import number
-from bringup.report.timeline_chart import stage_name
 from bringup.smoke.definitions import DEFINITIONS
 from bringup.smoke.model import Quantiles, SmokeReport, Stage
 from bringup.smoke.summary import measured, succeeded
@@ -44,6 +42,9 @@ def _parts(report: SmokeReport, record: Path | None) -> Iterator[RenderableType]
     yield _verdict(report)
     yield Text()
     yield _lines(report)
+    for verdict in report.verdicts:
+        if verdict.note:
+            yield Text(f"{label(verdict.metric)}: {verdict.note}", style="dim")
     yield from _causes(report)
     yield Text()
     yield _latency(report)
@@ -105,8 +106,6 @@ def _lines(report: SmokeReport) -> Table:
             bounds(verdict, ""),
             floor(verdict, ""),
         )
-    notes = [f"{label(verdict.metric)}: {line_note(verdict)}" for verdict in report.verdicts if line_note(verdict)]
-    table.caption, table.caption_justify, table.caption_style = escape("\n".join(notes)), "left", "dim"
     return table
 
 

@@ -3,48 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from markupsafe import Markup
 
 from bringup.report.charts import round_up
-from bringup.report.svg import Axis, bar, between, chart, dot, label, line, number, steps, x_axis, y_axis
-from bringup.smoke.model import RequestSample, SmokeReport, Stage
+from bringup.report.panels import BASE, COLOURS, PLACES, TOP, Curve, Frame, Panel
+from bringup.report.svg import Axis, bar, dot, label, number
+from bringup.smoke.model import RequestSample, SmokeReport
+from bringup.smoke.summary import measured
 from bringup.smoke.timeline import Series, SeriesName, Timeline, throttle_reasons
 
-_COLUMNS = 240
-"""Places along the axis; with more samples than that each place shows the least, the mean and the most of its samples."""
 _MOST_DOTS = 400
 _BENIGN = frozenset({"gpu_idle", "applications_clocks_setting", "display_clock_setting", "sync_boost"})
-_HEIGHT, _TOP, _BASE = 74.0, 8.0, 68.0
-_COLOURS = ("a", "b", "c", "d")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a panel."""
-
-    name: str
-    at_s: tuple[float, ...]
-    values: tuple[float | None, ...]
-    stepped: bool = False
-
-    @property
-    def known(self) -> list[float]:
-        """The values without gaps."""
-        return [value for value in self.values if value is not None]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture with its own y axis and the page's time axis."""
-
-    title: str
-    unit: str
-    svg: Markup
-    names: tuple[tuple[str, str], ...] = ()
-    """Colour and name of each curve."""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,145 +32,70 @@ def time_chart(report: SmokeReport) -> TimeChart:
     if timeline is not None and timeline.at_s:
         ends.append(timeline.at_s[-1])
     x = Axis(0.0, max(ends, default=1.0) or 1.0)
-    frame = _Frame(x, report.stages)
+    frame = Frame(x, report.stages)
     panels = [*_requests(report, frame), *_gaps(report, frame)]
     if timeline is not None and timeline.at_s:
         panels += _sampled(report, timeline, frame)
     notes = []
-    if timeline is not None and len(timeline.at_s) > _COLUMNS:
-        width = (x.high - x.low) / _COLUMNS
+    if timeline is not None and len(timeline.at_s) > PLACES:
+        width = (x.high - x.low) / PLACES
         notes.append(
-            f"{len(timeline.at_s):,} samples are drawn in {_COLUMNS} places of {number(width)} s each: the line is their mean, "
+            f"{len(timeline.at_s):,} samples are drawn in {PLACES} places of {number(width)} s each: the line is their mean, "
             "the shade reaches from the least to the most"
         )
     return TimeChart(tuple(panels), (*notes, *(timeline.notes if timeline is not None else ())))
 
 
-class _Frame:
-    """What all panels share: the time axis, and bands that show the stages."""
-
-    def __init__(self, x: Axis, stages: Sequence[Stage]) -> None:
-        self.x, self.stages = x, stages
-
-    def panel(self, title: str, unit: str, high: float, parts: Iterable[Markup], description: str) -> Markup:
-        y = Axis(0.0, high, _BASE, _TOP)
-        axis = x_axis(self.x, _BASE, _TOP, "s", 6)
-        return chart(_HEIGHT + 12, f"{title} over time", description, *self.bands(), y_axis(y, 3), axis, *parts)
-
-    def bands(self) -> list[Markup]:
-        return [
-            bar(
-                self.x.at(stage.begin_s),
-                _TOP,
-                self.x.at(stage.end_s) - self.x.at(stage.begin_s),
-                _BASE - _TOP,
-                f"stage{index % 2}",
-                stage_name(stage),
-            )
-            for index, stage in enumerate(self.stages)
-        ]
-
-    def curves(
-        self, title: str, unit: str, found: Sequence[Curve], high: float | None = None, extra: Sequence[Markup] = ()
-    ) -> Panel | None:
-        found = [curve for curve in found if curve.known]
-        if not found:
-            return None
-        top = round_up(max(max(curve.known) for curve in found)) if high is None else high
-        y = Axis(0.0, top, _BASE, _TOP)
-        parts = [part for curve, colour in zip(found, _COLOURS, strict=False) for part in self._curve(curve, y, colour)]
-        said = "; ".join(f"{curve.name}: {number(min(curve.known))} to {number(max(curve.known))} {unit}" for curve in found)
-        names = tuple((colour, curve.name) for curve, colour in zip(found, _COLOURS, strict=False))
-        return Panel(title, unit, self.panel(title, unit, top, [*extra, *parts], said), names)
-
-    def _curve(self, curve: Curve, y: Axis, colour: str) -> list[Markup]:
-        parts = []
-        for run in _runs(curve):
-            columns = [(self.x.at(at), value, value, value) for at, value in run] if curve.stepped else _columns(run, self.x)
-            mean = [(x, y.at(value)) for x, _, value, _ in columns]
-            if len(columns) < len(run):
-                lower, upper = [(x, y.at(low)) for x, low, _, _ in columns], [(x, y.at(most)) for x, _, _, most in columns]
-                parts.append(between(lower, upper, _HEIGHT, f"shade {colour}"))
-            parts.append(line(steps(mean) if curve.stepped else mean, _HEIGHT, f"series {colour}"))
-        return parts
-
-
-def stage_name(stage: Stage) -> str:
-    """Name a stage with its load, as in `ladder, 8 in flight`."""
-    load = stage.load
-    how = f"{load.concurrency} in flight" if load.kind == "closed" else f"{number(load.rate_rps or 0)} requests/s, {load.arrivals}"
-    length = f", prompts of {load.prompt_tokens:,} tokens" if stage.name == "long" and load.prompt_tokens else ""
-    return f"{stage.name}, {how}{length}"
-
-
-def _runs(curve: Curve) -> list[list[tuple[float, float]]]:
-    """Cut a curve where nothing could be sampled; a source that is read less often than others has no gaps by that."""
-    known = [(at, value) for at, value in zip(curve.at_s, curve.values, strict=True) if value is not None]
-    spaces = sorted(after[0] - before[0] for before, after in pairwise(known))
-    longest = 3.5 * spaces[len(spaces) // 2] if spaces else 0.0
-    runs: list[list[tuple[float, float]]] = []
-    for at, value in known:
-        if not runs or (not curve.stepped and at - runs[-1][-1][0] > longest):
-            runs.append([])
-        runs[-1].append((at, value))
-    return runs
-
-
-def _columns(run: Sequence[tuple[float, float]], x: Axis) -> list[tuple[float, float, float, float]]:
-    """Return place, least, mean and most of a run of samples; as it is where there are few."""
-    if len(run) <= _COLUMNS:
-        return [(x.at(at), value, value, value) for at, value in run]
-    columns: dict[int, list[tuple[float, float]]] = {}
-    for at, value in run:
-        columns.setdefault(int(x.at(at) / 100 * _COLUMNS), []).append((at, value))
-    found = []
-    for inside in columns.values():
-        values = [value for _, value in inside]
-        found.append((x.at(sum(at for at, _ in inside) / len(inside)), min(values), sum(values) / len(values), max(values)))
-    return found
-
-
-def _requests(report: SmokeReport, frame: _Frame) -> list[Panel]:
+def _requests(report: SmokeReport, frame: Frame) -> list[Panel]:
     samples = [sample for stage in report.stages for sample in stage.requests]
     changes = sorted(
         change
         for sample in samples
-        if sample.e2e_ms is not None and sample.error is None
-        for change in ((sample.intended_s, 1), (sample.intended_s + sample.e2e_ms / 1000, -1))
+        if (ended_s := _ended_s(sample)) is not None
+        for change in ((sample.intended_s, 1), (ended_s, -1))
     )
     if not changes:
         return []
-    failures = [label(frame.x.at(sample.sent_s), _BASE - 3, "×", "failed-mark") for sample in samples if sample.error is not None][
-        :_MOST_DOTS
-    ]
-    in_flight = frame.curves("Requests in flight", "requests", [_most_in_flight(changes, frame.x)], extra=failures)
+    failed = [sample for sample in measured(samples) if sample.error is not None]
+    marks = [label(frame.x.at(sample.sent_s), BASE - 3, "×", "failed-mark") for sample in failed[:_MOST_DOTS]]
+    in_flight = frame.curves("Requests in flight", "requests", [_most_in_flight(changes, frame.x)], extra=marks)
+    if in_flight is not None and failed:
+        which = "" if len(failed) <= _MOST_DOTS else f"; the first {_MOST_DOTS} are marked"
+        in_flight = replace(in_flight, note=f"×: {len(failed):,} requests failed{which}")
     timed = [sample for sample in samples if sample.ttft_ms is not None and sample.error is None]
     return [panel for panel in (in_flight, _dots("TTFT of each request", timed, frame)) if panel is not None]
 
 
+def _ended_s(sample: RequestSample) -> float | None:
+    """When the last token of a request came; None where none did."""
+    if sample.e2e_ms is not None:
+        return sample.intended_s + sample.e2e_ms / 1000
+    return None if sample.ttft_ms is None else sample.intended_s + (sample.ttft_ms + sum(sample.itl_ms)) / 1000
+
+
 def _most_in_flight(changes: Sequence[tuple[float, int]], x: Axis) -> Curve:
     """How many requests were in flight, in each place the most: neither a peak nor a stretch without requests is lost."""
-    width = (x.high - x.low) / _COLUMNS
+    width = (x.high - x.low) / PLACES
     most, now, index = [], 0, 0
-    for place in range(_COLUMNS):
+    for place in range(PLACES):
         highest = now
         while index < len(changes) and changes[index][0] < (place + 1) * width:
             now += changes[index][1]
             highest = max(highest, now)
             index += 1
         most.append(float(highest))
-    at_s = tuple(place * width for place in range(_COLUMNS + 1))
+    at_s = tuple(place * width for place in range(PLACES + 1))
     return Curve(f"the most in each {number(width)} s", at_s, (*most, most[-1]), stepped=True)
 
 
-def _dots(title: str, samples: Sequence[RequestSample], frame: _Frame) -> Panel | None:
+def _dots(title: str, samples: Sequence[RequestSample], frame: Frame) -> Panel | None:
     if not samples:
         return None
     every = -(-len(samples) // _MOST_DOTS)
     # of neighbours the slowest, so that no stall is lost
     kept = [max(samples[start : start + every], key=lambda one: one.ttft_ms or 0.0) for start in range(0, len(samples), every)]
     high = round_up(max(sample.ttft_ms or 0.0 for sample in kept))
-    y = Axis(0.0, high, _BASE, _TOP)
+    y = Axis(0.0, high, BASE, TOP)
     parts = [
         dot(
             frame.x.at(sample.intended_s),
@@ -220,10 +115,10 @@ def _dots(title: str, samples: Sequence[RequestSample], frame: _Frame) -> Panel 
     return Panel(title, "ms", frame.panel(title, "ms", high, parts, said), note="; ".join(notes))
 
 
-def _gaps(report: SmokeReport, frame: _Frame) -> list[Panel]:
+def _gaps(report: SmokeReport, frame: Frame) -> list[Panel]:
     """The longest gap between two tokens in each place: a stall shows, whichever request it hit."""
     longest: dict[int, float] = {}
-    width = (frame.x.high - frame.x.low) / _COLUMNS
+    width = (frame.x.high - frame.x.low) / PLACES
     for stage in report.stages:
         for sample in stage.requests:
             if sample.ttft_ms is None:
@@ -231,7 +126,7 @@ def _gaps(report: SmokeReport, frame: _Frame) -> list[Panel]:
             at = sample.intended_s + sample.ttft_ms / 1000
             for gap in sample.itl_ms:
                 at += gap / 1000
-                place = min(_COLUMNS, int(at / width))
+                place = min(PLACES, int(at / width))
                 longest[place] = max(longest.get(place, 0.0), gap)
     if not longest:
         return []
@@ -241,7 +136,7 @@ def _gaps(report: SmokeReport, frame: _Frame) -> list[Panel]:
     return [] if panel is None else [panel]
 
 
-def _sampled(report: SmokeReport, timeline: Timeline, frame: _Frame) -> list[Panel]:
+def _sampled(report: SmokeReport, timeline: Timeline, frame: Frame) -> list[Panel]:
     def curve(name: SeriesName, title: str, found: Series | None, scale: float = 1.0) -> Curve | None:
         if found is None:
             return None
@@ -319,7 +214,7 @@ def _greatest(series: Iterable[Series], most: int) -> list[Series]:
 
 
 def _busiest_processes(timeline: Timeline) -> list[Curve]:
-    found = _greatest(timeline.all("process_cpu_percent"), len(_COLOURS))
+    found = _greatest(timeline.all("process_cpu_percent"), len(COLOURS))
     return [Curve(series.label or series.of, timeline.at_s, series.values) for series in found]
 
 
@@ -331,7 +226,7 @@ def _planned_memory(report: SmokeReport, timeline: Timeline) -> Curve | None:
     return Curve("vLLM's planned budget", (timeline.at_s[0], timeline.at_s[-1]), (gib, gib), stepped=True)
 
 
-def _throttled(timeline: Timeline, of: str, frame: _Frame) -> tuple[list[Markup], str]:
+def _throttled(timeline: Timeline, of: str, frame: Frame) -> tuple[list[Markup], str]:
     """Bars along the bottom where the card held its clocks back, and the reasons in words."""
     series = timeline.one("throttle_reasons", of)
     if series is None:
@@ -347,7 +242,7 @@ def _throttled(timeline: Timeline, of: str, frame: _Frame) -> tuple[list[Markup]
         if begun is not None and reasons != begun[1]:
             start = frame.x.at(begun[0])
             parts.append(
-                bar(start, _BASE - 5, max(0.4, frame.x.at(at) - start), 5, "throttled", f"held back: {', '.join(begun[1])}")
+                bar(start, BASE - 5, max(0.4, frame.x.at(at) - start), 5, "throttled", f"held back: {', '.join(begun[1])}")
             )
             begun = None
         if reasons and begun is None:

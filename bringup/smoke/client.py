@@ -16,6 +16,7 @@ import aiohttp
 
 from bringup.errors import BringupError
 from bringup.smoke.model import RequestSample, ServerInfo, SmokeRequest
+from bringup.smoke.sampler.metrics import kv_cache_tokens
 from bringup.smoke.sse import Chunk, SseDecoder, StreamError, error_message, parse_chunk
 
 _INFO_TIMEOUT_S = 10  # for /version and /v1/models, which a healthy server answers at once
@@ -109,6 +110,7 @@ class Client:
             vllm_version=version,
             max_model_len=length if isinstance(length, int) else None,
             served_models=tuple(str(model["id"]) for model in models if isinstance(model.get("id"), str)),
+            kv_cache_tokens=kv_cache_tokens(await _get_bytes(self._session, f"{url}/metrics")) if self._is_vllm else None,
         )
 
     async def send(self, ask: Ask, *, intended: float | None = None, warm_up: bool = False) -> RequestSample:
@@ -238,6 +240,15 @@ async def _get(opened: aiohttp.ClientSession, url: str) -> Any:
             return await response.json() if response.status == 200 else None
     except (aiohttp.ClientError, OSError, ValueError):
         return None
+
+
+async def _get_bytes(opened: aiohttp.ClientSession, url: str) -> bytes:
+    """Return what stands at `url`, nothing where nothing does."""
+    try:
+        async with opened.get(url, timeout=aiohttp.ClientTimeout(total=_INFO_TIMEOUT_S)) as response:
+            return await response.read() if response.status == 200 else b""
+    except (aiohttp.ClientError, OSError):
+        return b""
 
 
 async def _post(opened: aiohttp.ClientSession, url: str, payload: dict[str, Any]) -> Any:

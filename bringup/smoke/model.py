@@ -165,6 +165,8 @@ class ServerInfo(Frozen):
     max_model_len: int | None = None
     """Longest context of the model in tokens."""
     served_models: tuple[str, ...] = ()
+    kv_cache_tokens: int | None = None
+    """Tokens that its KV cache holds, as vLLM counts them."""
 
 
 class Quantiles(Frozen):

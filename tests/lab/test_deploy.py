@@ -69,6 +69,7 @@ def test_bare_host_to_served_model(deployment: Deployment) -> None:
     assert "KV cache: vLLM has 46,592 tokens, the plan said 46,592" in run.stderr
     on_host = json.loads(deployment.ssh("cat /var/lib/bringup/smoke/latest.json"))
     (record,) = (deployment.reports / "lab1").glob("*.json")
+    assert "✓ PASS" in record.with_suffix(".html").read_text(encoding="utf-8")
     assert json.loads(record.read_text()) == on_host
     assert on_host["outcome"] == "PASS"
     (stage,) = on_host["stages"]

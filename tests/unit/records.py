@@ -238,7 +238,7 @@ def composed(
         release=release,
         measured_from=host,
         request=request,
-        server=ServerInfo(vllm_version="0.33.0", max_model_len=32768, served_models=(MODEL,)),
+        server=ServerInfo(vllm_version="0.33.0", max_model_len=32768, served_models=(MODEL,), kv_cache_tokens=74_432),
         plan=plan,
         stages=tuple(stages),
         skipped=(SkippedStage(name="swap", reason="the plan has no LoRA adapters"),),

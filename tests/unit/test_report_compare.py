@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bringup.errors import BringupError
+from bringup.report.bootstrap import interval, student
 from bringup.report.cli import report
-from bringup.report.compare import Comparison, Difference, compare, interval, student
+from bringup.report.compare import Comparison, Difference, compare
 from bringup.smoke.model import SmokeReport
 from tests.unit import records
 from tests.unit.records import Server, composed

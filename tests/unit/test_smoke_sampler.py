@@ -19,7 +19,7 @@ from bringup.smoke.sampler.card import CardUse
 from bringup.smoke.sampler.child import parse_cpu_list, read_siblings, sample
 from bringup.smoke.sampler.columns import timeline_of, unit_of
 from bringup.smoke.sampler.loop import Bucket
-from bringup.smoke.sampler.metrics import Metrics, parse_metrics
+from bringup.smoke.sampler.metrics import Metrics, kv_cache_tokens, parse_metrics
 from bringup.smoke.sampler.proc import CoreUse, MemoryEvents, anonymous_mib_by_node, throttled_ms
 from bringup.smoke.sampler.sampler import Sampler
 from bringup.smoke.sampler.server import find_server
@@ -218,6 +218,19 @@ def test_metrics_of_a_real_server() -> None:
     assert found["server_ttft_sum_s"] == pytest.approx(30.4794, abs=1e-4)
     assert found["kv_use_percent"] == pytest.approx(0.2755, abs=1e-4)
     assert found["preemptions_total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ((RECORDED / "vllm-0.32.0-metrics.txt").read_bytes(), 46592),
+        (b'vllm:cache_config_info{block_size="16",num_gpu_blocks="5307"} 1.0\n', 84912),
+        (b'vllm:cache_config_info{block_size="16",kv_cache_size_tokens="None",num_gpu_blocks="None"} 1.0\n', None),
+        (b"vllm:num_requests_running 3\n", None),
+    ],
+)
+def test_the_size_of_the_kv_cache_is_read(text: bytes, tokens: int | None) -> None:
+    assert kv_cache_tokens(text) == tokens
 
 
 def test_metrics_of_several_engines_are_added_up() -> None:

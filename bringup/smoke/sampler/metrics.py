@@ -1,6 +1,7 @@
 """What vLLM's /metrics says of queue, KV cache and times; only the few lines that are used are parsed."""
 
 import http.client
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -46,6 +47,19 @@ def parse_metrics(text: bytes) -> Reading:
         at = text.find(b"\nvllm:", end if end != -1 else len(text))
         at = at + 1 if at != -1 else -1
     return {name: sum(values) / (len(values) if name in _MEANS else 1) for name, values in sums.items()}
+
+
+def kv_cache_tokens(text: bytes) -> int | None:
+    """Return the size of the KV cache as vLLM says it, in tokens; of several engines the first one's; None where it is not told.
+
+    vLLM 0.24 and newer tell the tokens in a label of `vllm:cache_config_info` (v1/engine/core_client.py); before that, blocks.
+    """
+    found = re.search(rb"^vllm:cache_config_info\{(.*)\}", text, re.MULTILINE)
+    labels = dict(re.findall(rb'(\w+)="(\d+)"', found[1])) if found else {}
+    if tokens := labels.get(b"kv_cache_size_tokens"):
+        return int(tokens)
+    blocks, size = labels.get(b"num_gpu_blocks"), labels.get(b"block_size")
+    return int(blocks) * int(size) if blocks and size else None
 
 
 class Metrics:
