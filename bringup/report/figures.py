@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from bringup.plan.capacity import MemoryBudget
 from bringup.report.charts import LadderStep, Part
 from bringup.report.svg import number
 from bringup.smoke.model import LineVerdict, MetricName, Quantiles, RequestSample, SmokeReport, Stage
@@ -158,15 +161,23 @@ def _memory(report: SmokeReport) -> list[Against]:
     ]
 
 
+def planned_memory(report: SmokeReport) -> MemoryBudget | None:
+    """Return the plan's use of the card's memory; None on the CPU, or where another version of bringup wrote it otherwise."""
+    try:
+        return MemoryBudget.model_validate(of_plan(report, "predicted", "memory"))
+    except ValidationError:
+        return None
+
+
 def planned_memory_mib(report: SmokeReport) -> float | None:
     """Return what the plan says the card's memory in use will be; None on the CPU."""
-    memory = of_plan(report, "predicted", "memory")
-    if not memory:
+    memory = planned_memory(report)
+    if memory is None:
         return None
-    beyond = memory["context_bytes"]
-    beyond += 0 if memory["graphs_in_budget"] else memory["graphs_bytes"]
-    beyond += 0 if memory["buffers_in_budget"] else memory["buffers_bytes"]
-    return float(memory["budget_bytes"] + beyond) / _MIB
+    beyond = memory.context_bytes
+    beyond += 0 if memory.graphs_in_budget else memory.graphs_bytes
+    beyond += 0 if memory.buffers_in_budget else memory.buffers_bytes
+    return float(memory.budget_bytes + beyond) / _MIB
 
 
 def _floors(report: SmokeReport) -> list[Against]:
@@ -207,7 +218,8 @@ def _ceilings(report: SmokeReport) -> list[Against]:
 
 def ladder_steps(report: SmokeReport) -> list[LadderStep]:
     """Return the rungs of the ladder in order, with the plan's ceilings where it has some."""
-    ceilings = of_plan(report, "predicted", "tokens_per_s_ceiling") or {}
+    ceilings = of_plan(report, "predicted", "tokens_per_s_ceiling")
+    ceilings = ceilings if isinstance(ceilings, dict) else {}
     rungs = sorted(
         (stage for stage in report.stages if stage.name == "ladder" and stage.load.concurrency),
         key=lambda one: one.load.concurrency or 0,
@@ -226,21 +238,21 @@ def ladder_steps(report: SmokeReport) -> list[LadderStep]:
 
 def memory_parts(report: SmokeReport) -> tuple[list[Part], float] | None:
     """Return the plan's use of the card's memory in GiB, and the whole of it; None on the CPU."""
-    memory = of_plan(report, "predicted", "memory")
-    if not memory:
+    memory = planned_memory(report)
+    if memory is None:
         return None
     gib = 2**30
     named = (
-        ("weights", memory["weights_bytes"], "weights"),
-        ("KV cache", max(0, memory["kv_cache_bytes"]), "kv"),
-        ("activations", memory["peak_bytes"], "peak"),
-        ("graphs", memory["graphs_bytes"], "graphs"),
-        ("libraries and buffers", memory["non_torch_bytes"] + memory["buffers_bytes"], "other"),
-        ("kept back", memory["margin_bytes"], "kept"),
-        ("context", memory["context_bytes"], "context"),
+        ("weights", memory.weights_bytes, "weights"),
+        ("KV cache", max(0, memory.kv_cache_bytes), "kv"),
+        ("activations", memory.peak_bytes, "peak"),
+        ("graphs", memory.graphs_bytes, "graphs"),
+        ("libraries and buffers", memory.non_torch_bytes + memory.buffers_bytes, "other"),
+        ("kept back", memory.margin_bytes, "kept"),
+        ("context", memory.context_bytes, "context"),
     )
     parts = [Part(name, size / gib, css) for name, size, css in named if size > 0]
-    total = memory["total_bytes"] / gib
+    total = memory.total_bytes / gib
     left = total - sum(part.size for part in parts)
     return [*parts, *([Part("left", left, "left")] if left > 0 else [])], max(total, total - left)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from bringup.report.charts import round_up
+from bringup.report.figures import planned_memory
 from bringup.report.panels import BASE, COLOURS, PLACES, TOP, Curve, Frame, Panel
 from bringup.report.svg import Axis, bar, dot, label, number
 from bringup.smoke.model import RequestSample, SmokeReport
@@ -219,10 +220,10 @@ def _busiest_processes(timeline: Timeline) -> list[Curve]:
 
 
 def _planned_memory(report: SmokeReport, timeline: Timeline) -> Curve | None:
-    memory = ((report.plan or {}).get("predicted") or {}).get("memory")
-    if not memory:
+    memory = planned_memory(report)
+    if memory is None:
         return None
-    gib = memory["budget_bytes"] / 2**30
+    gib = memory.budget_bytes / 2**30
     return Curve("vLLM's planned budget", (timeline.at_s[0], timeline.at_s[-1]), (gib, gib), stepped=True)
 
 

@@ -217,3 +217,16 @@ def test_a_record_of_the_first_version_is_refused_with_what_to_do(tmp_path: Path
     assert isinstance(shown.exception, BringupError)
     assert "schema version 1" in shown.exception.message
     assert f"python -m bringup.smoke {file}" in shown.exception.message
+
+
+def test_a_plan_of_another_version_does_not_stand_in_the_way() -> None:
+    found = records.healthy()
+    assert found.plan is not None
+    predicted = {"memory": {"total_bytes": 1}, "tokens_per_s_ceiling": None, "kv_cache_tokens": 1000}
+    plans: list[dict[str, Any]] = [
+        {},
+        {"predicted": None, "decisions": None, "findings": "none"},
+        {"predicted": predicted, "decisions": [1]},
+    ]
+    for plan in plans:
+        assert "✓ PASS" in Text(host_page(found.model_copy(update={"plan": plan}))).words
