@@ -123,11 +123,11 @@ def measure_hosts(
 
 
 def _hosts_of(inventory: str, arguments: Sequence[str]) -> list[str]:
-    command = [_pyinfra(), inventory, *arguments, "fact", "server.User", "--json"]
+    command = [_pyinfra(), inventory, *arguments, "fact", "server.Hostname", "--json"]
     done = subprocess.run(command, cwd=project_root(), check=False, stdout=subprocess.PIPE, text=True, errors="replace")
     try:
-        (users,) = json.loads(done.stdout).values()
-        return list(users)
+        (names,) = json.loads(done.stdout).values()
+        return list(names)
     except (ValueError, AttributeError) as error:
         raise BringupError(f"{inventory} could not be looked at; pyinfra's message stands above") from error
 
