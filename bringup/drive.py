@@ -112,7 +112,7 @@ def measure_hosts(
     before = {name: set(_records(reports_dir, name)) for name in hosts}
     words = [f"{name}={json.dumps(value, default=_plain, ensure_ascii=False)}" for name, value in changes.items()]
     command = [_pyinfra(), "-y", inventory, "deploys/smoke.py", *arguments, "--data", f"x_smoke_set={json.dumps(words)}"]
-    command += ["--data", f"x_smoke_reports={reports_dir}"]
+    command += ["--data", f"x_smoke_reports={reports_dir}", "--data", "x_smoke_quiet=true"]
     # the report is for standard output, and the caller prints it
     subprocess.run(command, cwd=project_root(), check=False, stdout=sys.stderr)
     reports: dict[str, SmokeReport | None] = {}

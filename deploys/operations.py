@@ -47,10 +47,11 @@ class _ShownRsync(RsyncCommand):
 class _SmokeCommand(StreamedCommand):
     """The smoke benchmark: runs on the host, brings its record home and shows the report, also when a line was missed."""
 
-    def __init__(self, *parts: Any, record: str, reports_dir: Path) -> None:
+    def __init__(self, *parts: Any, record: str, reports_dir: Path, show: bool) -> None:
         super().__init__(*parts)
         self.record = record
         self.reports_dir = reports_dir
+        self.show = show
 
     def execute(self, state: Any, host: Any, connector_arguments: Any) -> tuple[bool, CommandOutput]:
         ok, output = super().execute(state, host, connector_arguments)
@@ -66,7 +67,8 @@ class _SmokeCommand(StreamedCommand):
             kept = self.reports_dir / f"{re.sub('[^0-9T]', '', report.started_at[:19])}-{report.request.release}.json"
             local.replace(kept)
             kept.with_suffix(".html").write_text(host_page(report, kept), encoding="utf-8")
-            Console(stderr=True).print(render(report, kept))
+            if self.show:
+                Console(stderr=True).print(render(report, kept))
         return ok, output
 
 
@@ -181,6 +183,9 @@ def model_folder(src: str, dest: str, checksums: str) -> Generator[Any]:
 
 
 @operation()
-def smoke_run(command: str, record: str, reports_dir: str) -> Generator[StringCommand]:
-    """Run the smoke benchmark on the host and keep its record on both machines; a missed line fails the host."""
-    yield _SmokeCommand(command, record=record, reports_dir=Path(reports_dir))
+def smoke_run(command: str, record: str, reports_dir: str, show: bool = True) -> Generator[StringCommand]:
+    """Run the smoke benchmark on the host and keep its record on both machines; a missed line fails the host.
+
+    Without `show` the report is left to who asked for the run.
+    """
+    yield _SmokeCommand(command, record=record, reports_dir=Path(reports_dir), show=show)

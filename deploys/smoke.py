@@ -4,7 +4,8 @@
     pyinfra -y inventories/prod.py deploys/smoke.py --data 'x_smoke_set=["stages=[\\"ladder\\"]"]'
 
 `x_smoke_set` replaces values of the release's request (bringup.smoke.model.SmokeRequest); `x_smoke_reports` is the folder for
-records. The records stay apart from those of deploys, which decide whether a deploy measures again.
+records; `x_smoke_quiet` leaves the report to who calls this. The records stay apart from those of deploys, which decide whether
+a deploy measures again.
 """
 
 import shlex
@@ -25,5 +26,6 @@ smoke_run(
     "code=$?; [ $code -eq 0 ] || [ $code -eq 3 ] || [ $code -eq 4 ]",
     record=f"{records}/latest.json",
     reports_dir=str(Path(host.data.get("x_smoke_reports") or "reports") / host.name.replace("/", "_")),
+    show=not host.data.get("x_smoke_quiet"),
     _sudo=host.get_fact(Command, "id -u") != "0",
 )
