@@ -18,7 +18,7 @@ METRICS: tuple[Metric, ...] = ("ttft", "itl", "tpot", "e2e")
 SYMBOLS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?"}
 MEANINGS = {
     "PASS": "every line is proven",
-    "FAIL": "a line is missed, or nothing was answered",
+    "FAIL": "a line is missed",
     "INCONCLUSIVE": "the requests prove neither pass nor fail",
 }
 _MIB = 2**20
