@@ -16,6 +16,8 @@ class FakeNvml:
     fixed: dict[str, Any] = field(default_factory=dict)
     processes: tuple[tuple[int, int], ...] = ()
     """Process and its bytes on the card."""
+    other_cards: tuple[str, ...] = ()
+    """Addresses of cards beside the first; nothing runs on them."""
     lost_after: int | None = None
     """Times that its utilisation can be asked before the card is lost."""
     hangs_after: int | None = None
@@ -27,18 +29,19 @@ class FakeNvml:
             raise pynvml.NVMLError_LibraryNotFound
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 1
+        return 1 + len(self.other_cards)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
         return f"card {index}"
 
     def nvmlDeviceGetHandleByPciBusId(self, address: bytes) -> str:  # noqa: N802
-        if address != b"0000:01:00.0":
+        addresses = ("0000:01:00.0", *self.other_cards)
+        if address.decode() not in addresses:
             raise pynvml.NVMLError_NotFound
-        return "card 0"
+        return f"card {addresses.index(address.decode())}"
 
-    def nvmlDeviceGetPciInfo(self, _: str) -> Any:  # noqa: N802
-        return SimpleNamespace(busId="00000000:01:00.0")
+    def nvmlDeviceGetPciInfo(self, card: str) -> Any:  # noqa: N802
+        return SimpleNamespace(busId=f"0000{('0000:01:00.0', *self.other_cards)[int(card.split()[1])]}")
 
     def nvmlDeviceGetUtilizationRates(self, _: str) -> Any:  # noqa: N802
         return SimpleNamespace(gpu=self._next("gpu_util_percent"), memory=50)
@@ -67,8 +70,8 @@ class FakeNvml:
     def nvmlDeviceGetPcieThroughput(self, _: str, direction: int) -> float:  # noqa: N802
         return self._next("pcie_rx_mb_s" if direction == pynvml.NVML_PCIE_UTIL_RX_BYTES else "pcie_tx_mb_s") * 1000
 
-    def nvmlDeviceGetComputeRunningProcesses(self, _: str) -> list[Any]:  # noqa: N802
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes]
+    def nvmlDeviceGetComputeRunningProcesses(self, card: str) -> list[Any]:  # noqa: N802
+        return [] if card != "card 0" else [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes]
 
     def nvmlDeviceGetProcessUtilization(self, _: str, since_us: int) -> list[Any]:  # noqa: N802
         if "other_use" not in self.fixed:

@@ -65,7 +65,7 @@ def card_timeline(
         link = cards.read_slowly(
             at_s,
         )
-        return {**cards.read(at_s), **link, "requests_running": 0.0 if at_s < idle_moments / 5 else 1.0}
+        return {**cards.read(at_s), **link, **cards.read_traffic(at_s), "requests_running": 0.0 if at_s < idle_moments / 5 else 1.0}
 
     rows = rows_of(read, 10 + idle_moments)
     return timeline_of([*rows, json.dumps({"about": {"cards": cards.describe()}})], 0.2)
@@ -239,6 +239,8 @@ def test_slow_memory(fields: dict[str, Any], said: str, gpu: str | None, confide
     [
         (1100.0, 2300.0, 2053.0, "impossible-line"),
         (2100.0, 2300.0, 2053.0, "tight-line"),
+        (2300.0, 4100.0, 2053.0, "tight-line"),  # as an H100 did
+        (2300.0, 4300.0, 2053.0, None),
         (2100.0, 9000.0, 2053.0, None),  # far above what is possible: there must be another cause
         (9000.0, 9500.0, 2053.0, None),
         (1100.0, 2300.0, None, None),

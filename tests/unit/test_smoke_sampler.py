@@ -202,6 +202,15 @@ def test_other_programs_on_the_card_are_told_apart(tmp_path: Path) -> None:
     assert cards.describe()[0]["others"] == ["python3 (20), 2048 MiB"]
 
 
+def test_the_card_that_the_server_is_on_is_sampled_where_the_plan_names_another() -> None:
+    library = FakeNvml(series=CARD, processes=((10, 2**30),), other_cards=("0000:02:00.0",))
+    for planned, notes in (("0000:01:00.0", 0), ("0000:02:00.0", 1)):
+        cards = CardUse(library, planned, lambda: [10])
+        assert [card["pci_address"] for card in cards.describe()] == ["0000:01:00.0"]
+        assert len(cards.notes) == notes
+    assert [card["pci_address"] for card in CardUse(library, "0000:02:00.0", lambda: [77]).describe()] == ["0000:02:00.0"]
+
+
 def test_a_card_that_is_not_there_is_said() -> None:
     assert "no card was sampled: Not Found" in next(iter(CardUse(FakeNvml(), "0000:99:00.0").notes.values()))
 

@@ -55,10 +55,14 @@ class CardUse:
         self.notes: dict[str, str] = {}
         self._library, self._pids, self._proc = library, pids, proc
         self._cards: list[_Card] = []
-        handles = self._handles(pci_address)
+        named = self._handles(pci_address)
         known = frozenset(pids())
-        mine = [handle for handle in handles if known & {process.pid for process in _processes(library, handle)}]
-        for handle in (mine or handles)[:_MOST_CARDS]:
+        mine = [handle for handle in named if self._holds(handle, known)]
+        if pci_address is not None and not mine:  # the plan's card is another than the one that the server was given
+            mine = [handle for handle in self._handles(None) if self._holds(handle, known)]
+            if mine:
+                self.notes["other card"] = f"the server is not on the planned card {pci_address}: the one that it is on was sampled"
+        for handle in (mine or named)[:_MOST_CARDS]:
             self._cards.append(_Card(library, handle, self.notes))
 
     def _handles(self, pci_address: str | None) -> list[Any]:
@@ -77,6 +81,10 @@ class CardUse:
         """What changes quickly."""
         return _merged((card.address, card.read(now_s)) for card in self._cards)
 
+    def read_traffic(self, now_s: float) -> Reading:
+        """What crosses the link."""
+        return _merged((card.address, card.traffic(now_s)) for card in self._cards)
+
     def read_slowly(self, now_s: float) -> Reading:
         """The link, and who else has memory on the card."""
         mine = frozenset(self._pids())
@@ -85,6 +93,12 @@ class CardUse:
     def describe(self) -> list[dict[str, object]]:
         """Each card as `timeline.SampledCard`."""
         return [card.describe() for card in self._cards]
+
+    def _holds(self, handle: Any, pids: frozenset[int]) -> bool:
+        try:
+            return bool(pids & {process.pid for process in _processes(self._library, handle)})
+        except NVMLError:
+            return False
 
     def _is_here(self, pid: int) -> bool:
         return (self._proc / str(pid)).exists()
@@ -126,7 +140,6 @@ class _Card:
             "pcie_lanes": lambda: library.nvmlDeviceGetCurrPcieLinkWidth(handle),
         }
         reading = {name: value for name, ask in asked.items() if (value := self._ask(name, ask, now_s)) is not None}
-        reading |= self._traffic(now_s)
         if mine:  # without the server's own there is no telling who is another
             processes = self._ask("processes", lambda: _processes(library, handle), now_s)
             if processes is not None:
@@ -193,7 +206,7 @@ class _Card:
     def _ecc(self) -> int:
         return int(self._library.nvmlDeviceGetTotalEccErrors(self._handle, NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC))
 
-    def _traffic(self, now_s: float) -> Reading:
+    def traffic(self, now_s: float) -> Reading:
         """MB/s over the link. Counters where the card has them; else NVML measures for 20 ms a direction (nvml.h)."""
         fields = {"pcie_rx_mb_s": NVML_FI_DEV_PCIE_COUNT_RX_BYTES, "pcie_tx_mb_s": NVML_FI_DEV_PCIE_COUNT_TX_BYTES}
         counters = self._ask("counters", lambda: self._counters(list(fields.values())), now_s)

@@ -26,7 +26,10 @@ class Source(NamedTuple):
 
 
 class Aside:
-    """Reads sources in a thread of their own, so that one that hangs (a lost card, a busy server) holds up nothing else."""
+    """Reads sources in a thread of their own, so that one that hangs (a lost card, a busy server) holds up nothing else.
+
+    It looks when it is told to, once a moment: with a pace of its own, two looks would fall into some moments and none into others.
+    """
 
     def __init__(self, name: str, sources: Sequence[Source], clock: Callable[[], float]) -> None:
         """Nothing runs before `start`."""
@@ -34,6 +37,7 @@ class Aside:
         self._fresh: Reading = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._look = threading.Event()
         self.name = name
         self.heard_s = 0.0
         # a daemon: a call that never returns must not keep the program alive
@@ -47,13 +51,15 @@ class Aside:
     def stop(self, limit_s: float) -> bool:
         """Stop reading; False when it did not end within `limit_s` seconds."""
         self._stop.set()
+        self._look.set()
         self._thread.join(limit_s)
         return not self._thread.is_alive()
 
     def take(self) -> Reading:
-        """What came since the last call."""
+        """What came since the last call; then the next look begins."""
         with self._lock:
             fresh, self._fresh = self._fresh, {}
+        self._look.set()
         return fresh
 
     def note(self, now_s: float) -> str:
@@ -64,13 +70,15 @@ class Aside:
     def _run(self) -> None:
         paces = [_Pace(source, self._clock()) for source in self._sources]
         while not self._stop.is_set():
+            self._look.wait()
+            self._look.clear()
             for pace in paces:
                 if pace.is_due(now_s := self._clock()):
                     reading = pace.source.read(now_s)
                     with self._lock:
                         self._fresh |= reading
                     self.heard_s = self._clock()
-            self._stop.wait(max(0.0, min(pace.next_s for pace in paces) - self._clock()))
+            self.heard_s = self._clock()
 
 
 class _Pace:

@@ -144,7 +144,7 @@ class _Process:
 class ProcessUse:
     """The server's processes, found again from time to time, since workers come and go."""
 
-    def __init__(self, proc: Path, find: Callable[[], Sequence[Watched]], find_every_s: float = 5.0) -> None:
+    def __init__(self, proc: Path, find: Callable[[], Sequence[Watched]], find_every_s: float = 30.0) -> None:
         """Look below `proc` at what `find` finds every `find_every_s` seconds."""
         self._proc, self._find, self._find_every_s = proc, find, find_every_s
         self._processes: dict[int, _Process] = {}
