@@ -41,7 +41,7 @@ install_cuda() {
   done > "$work/groups"
   # without the packages' entry in the linker's search path
   # shellcheck disable=SC2086
-  apt "$@" -y --no-install-recommends -o Dpkg::Options::=--path-exclude=/etc/ld.so.conf.d/*cuda* install $packages
+  apt "$@" -y --no-install-recommends -o "Dpkg::Options::=--path-exclude=/etc/ld.so.conf.d/*cuda*" install $packages
   rc=$?
   names | comm -13 "$work/before" - | sort -u - "$cuda_state/added" > "$work/added" && cp "$work/added" "$cuda_state/added"
   cp "$work/log" "$work/install.log"

@@ -49,7 +49,8 @@ def driver_check(context: Context) -> None:
         name="Look at the card as it runs: driver, device nodes, errors",
         contents={_PASSING_ZIP: host_bundle(), _PASSING_REQUEST: json.dumps(request).encode()},
         command=f"""
-            command -v python3 >/dev/null || {{ echo "note: the cards were not looked at: the host has no python3"; exit 0; }}
+            python3 -c "import json, subprocess, importlib.resources" 2>/dev/null ||
+                {{ echo "note: the cards were not looked at: the host has no python3, or a part of it alone"; exit 0; }}
             PYTHONPATH={_PASSING_ZIP} python3 -m bringup.onhost gpu-check {_PASSING_REQUEST}
         """,
     )

@@ -71,7 +71,7 @@ def test_toolkit_is_installed_beside_another_one_that_stays_the_default(machine:
 
 
 def test_driver_is_read_back_from_the_running_machine(machine: Machine) -> None:
-    machine.ssh("apt-get -q update && apt-get -q -y --no-install-recommends install python3-minimal")
+    machine.ssh("apt-get -q update && apt-get -q -y --no-install-recommends install python3")
     run = machine.deploy(nvidia_driver=VERSIONS[580])  # another than runs, or nothing was to be read back
     for line in (
         f"ok      driver {machine.loaded()}: module, nvidia-smi and packages agree",
