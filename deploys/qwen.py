@@ -51,11 +51,12 @@ if context.plan is not None:
         # kernel settings
         tuning(context, **rights)
 
-        # user, release folder, unit; switched only after the engine's own parser accepts it, put back if it does not come up
-        restarted = service(context, **rights)
+        # user, release folder, unit; switched only after the engine's own parser accepts it, put back if it does not come up or
+        # fails streamed requests against the acceptance lines
+        switched = service(context, **rights)
 
         # only now: what was served until then may have needed it
         remove_cuda(context, **rights)
 
-        # streamed requests, as many as it takes to hold the acceptance lines to what they say
-        smoke(context, restarted, **rights)
+        # those requests, where nothing had to be switched and they are due
+        smoke(context, switched, **rights)

@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     switch = commands.add_parser("switch", help="serve a release; the one before is put back if that fails")
     switch.add_argument("digest")
+    switch.add_argument("--smoke", type=Path, metavar="REQUEST", help="benchmark that it must pass")
     commands.add_parser("show", help="name the release that is served")
     builder = commands.add_parser("build", help="build a virtual environment from a pinned list")
     builder.add_argument("request", type=Path)
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o022)  # the service's user must be able to read what is built and downloaded
     try:
         if arguments.command == "switch":
-            Switch(arguments.digest, arguments.by).run()
+            Switch(arguments.digest, arguments.by).run(arguments.smoke)
         elif arguments.command == "build":
             build(arguments.request, arguments.by)
         elif arguments.command == "download":
@@ -73,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
             return 1 if failed and arguments.boot else 0
         else:
             say(Switch.current() or "nothing was deployed here")
-    except BringupError as error:
-        say(f"error: {error.message}")
+    except (BringupError, OSError) as error:
+        say(f"error: {error}")
         return 1
     return 0
 

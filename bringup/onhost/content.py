@@ -1,7 +1,8 @@
 """What a release's files say, apart from their comments."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 SERVED_FILES = ("vllm.yaml", "environment", "vllm.service")
 """Files of a release that decide what is served."""
@@ -15,3 +16,20 @@ def settings_in(text: str) -> list[str]:
 def content_checksum(texts: Iterable[str]) -> str:
     """SHA-256 over what several files say, in their order."""
     return hashlib.sha256("\0".join("\n".join(settings_in(text)) for text in texts).encode()).hexdigest()
+
+
+def decisions_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a plan.json decides; empty where it does not say."""
+    try:
+        return {str(decision["key"]): decision["value"] for decision in plan["decisions"]}
+    except (KeyError, TypeError):
+        return {}
+
+
+def changed_decisions(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Say in words what one plan decides otherwise than another: ``max-model-len 2048 → 4096``."""
+    return [
+        f"{key} {before.get(key, 'unset')} → {now.get(key, 'unset')}"
+        for key in sorted(now.keys() | before.keys())
+        if now.get(key) != before.get(key)
+    ]

@@ -5,7 +5,7 @@ the new release passed the checks that can be made beside it: the engine's own a
 """
 
 import json
-import pwd
+import os
 import re
 import shutil
 import subprocess
@@ -16,64 +16,36 @@ from pathlib import Path
 from typing import Any
 
 from bringup.errors import BringupError
-from bringup.onhost.content import SERVED_FILES, content_checksum
+from bringup.onhost.checks import check_configuration, check_folders, check_port
+from bringup.onhost.content import SERVED_FILES, changed_decisions, content_checksum, decisions_of
 from bringup.onhost.lock import lock
+from bringup.onhost.log import first_error, service_log, without_tracebacks
 from bringup.onhost.say import say
 from bringup.onhost.server import server_of
-from bringup.onhost.systemd import SERVICE, main_pid, read, systemctl
+from bringup.onhost.systemd import SERVICE, main_pid, systemctl
 
 RELEASES = Path("/opt/bringup/releases")
 CURRENT = Path("/opt/bringup/current")
 UNIT = Path("/etc/systemd/system/vllm.service")
 SMOKE_RECORD = Path("/var/lib/bringup/smoke/latest.json")
+SMOKE_PYTHON = "/opt/bringup/tools/smoke/bin/python"
+LIBRARY = "/opt/bringup/lib/bringup.zip"
 SERVED = ".served"
-"""Mark of a release that came up: the checksum of what its files said then."""
-USER = "vllm"
+"""Mark of a release that came up and passed its benchmark: the checksum of what its files said then."""
+PREVIOUS = ".previous"
+"""Mark of a release that is being switched to: the digest of the one that was served before. A run that is cut leaves it, so that
+the next one still knows the way back."""
+SMOKE_COPY = "smoke-record.json"
+"""The benchmark's record of the last switch to this release."""
 KEPT_RELEASES = 5
 CALIBRATION = "calibration.json"
 """Beside a release's plan: the KV cache that its last start logged, and that the plan said."""
+SMOKE_ACCEPTED, SMOKE_FAILED = (0, 4), 3
+"""Exit codes of `bringup.smoke` (its run.py): passed, or could not settle every line, which is told and no reason to go back."""
 LOG_DELAY_S = 10.0
 """How long the journal may take to hand out what a server logged before it answered; longer means that it was not logged."""
 
 _KV_CACHE_SIZE = r"KV cache size: ([\d,]+) tokens"
-
-# Runs inside the engine's own Python: parses the file as the server would and builds the engine's configuration from it.
-_CHECK = """
-import importlib, sys
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-cli = importlib.import_module(sys.argv[1])
-args = cli.make_arg_parser(FlexibleArgumentParser()).parse_args(["--config", sys.argv[2]])
-cli.validate_parsed_serve_args(args)
-AsyncEngineArgs.from_cli_args(args).create_engine_config()
-"""
-
-
-def service_log(since_unix_s: float, lines: int = 25) -> str:
-    """Return the last lines that the service logged since a time (seconds since 1970)."""
-    # not with --lines: together with --since it counts from the oldest line (systemd 252)
-    command = ["journalctl", "-u", SERVICE, "--since", f"@{int(since_unix_s)}", "--no-pager", "-o", "cat"]
-    log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
-    return "\n".join(log.strip().splitlines()[-lines:])
-
-
-def first_error(log: str) -> str:
-    """Find the exception that came first in a log; empty when there is none.
-
-    vLLM's other processes follow with exceptions that only point to it ("See root cause above").
-    """
-    found = re.findall(r"(?:^|[\])]\s+)((?:\w+\.)*\w*(?:Error|Exception): .+)$", log, re.MULTILINE)
-    return next((text.strip() for text in found if not re.search("root cause|stack trace", text)), "")
-
-
-def without_tracebacks(log: str) -> str:
-    """Leave out the indented lines of tracebacks, which tell people nothing."""
-    return "\n".join(line for line in log.splitlines() if line.strip() and not re.search(r"^\s|\]\s{2,}", line))
-
-
-def last_words(text: str, lines: int = 3) -> str:
-    """Reduce a program's error output to its last lines that are not blank."""
-    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
 
 class Switch:
@@ -100,87 +72,107 @@ class Switch:
         """Digest of the release that is served; None where there is none."""
         return CURRENT.readlink().name if CURRENT.is_symlink() else None
 
-    def run(self) -> None:
-        """Check, switch, wait for the first answer; put the previous release back if that fails.
+    def run(self, smoke: Path | None = None) -> None:
+        """Check, switch, wait for the first answer, run the benchmark; put the previous release back if one of them fails.
+
+        Args:
+            smoke: the benchmark's request; None runs none.
 
         Raises:
             BringupError: the new release does not serve; the message says why and what is served now.
         """
         with lock(f"switching to release {self.release.name}", self.by):
-            previous = self.current()
-            was_active = systemctl("is-active", SERVICE) == "active"
-            (self.release / SERVED).unlink(missing_ok=True)
+            for mark in (SERVED, SMOKE_COPY):
+                (self.release / mark).unlink(missing_ok=True)
+            previous = self._previous()
             say("checking the configuration with the engine's own parser")
-            self._check_configuration()
-            self._check_port()
-            started_s = time.time()
-            try:
-                self._activate()
-                self._wait_until_up(started_s)
-            except BringupError as error:
-                log = service_log(started_s, 2000)
-                cause = first_error(log)
-                shown = "\n".join(without_tracebacks(log).splitlines()[-20:])
-                outcome = self._put_back(previous if was_active else None)
-                raise BringupError(
-                    f"{error.message}{f': {cause}' if cause else ''}\n"
-                    f"--- last lines of the service's log (all of it: journalctl -u {SERVICE}) ---\n{shown}\n---\n{outcome}"
-                ) from error
+            check_configuration(self.release, self.plan)
+            check_folders()
+            check_port(self.port)
+            self._start(previous)
+            if smoke is not None:
+                self._prove(smoke, previous)
             (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in SERVED_FILES) + "\n")
-            SMOKE_RECORD.unlink(missing_ok=True)
-            self._compare_kv_cache(started_s)
+            (self.release / PREVIOUS).unlink(missing_ok=True)
             self._prune(previous)
             say(f"release {self.release.name} is served at {self.server.url}")
 
-    def _check_configuration(self) -> None:
-        environment = dict(line.split("=", 1) for line in (self.release / "environment").read_text().splitlines() if "=" in line)
-        user = pwd.getpwnam(USER)
-        python = Path(self.plan["engine_dir"]) / "bin/python"
-        done = subprocess.run(
-            [str(python), "-c", _CHECK, self.plan["service"]["parser_module"], str(self.release / "vllm.yaml")],
-            env=environment,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise BringupError(
-                f"vLLM refuses this configuration; nothing was changed on the running service:\n{last_words(done.stderr, 4)}"
-            )
+    def _previous(self) -> str | None:
+        """Digest of the release to put back if this one fails: this one where it is only repaired, None where nothing is served."""
+        current, mark = self.current(), self.release / PREVIOUS
+        if current == self.release.name and mark.exists():
+            return mark.read_text().strip()  # an earlier run was cut in the middle of this very switch
+        return current if systemctl("is-active", SERVICE) == "active" else None
 
-    def _check_port(self) -> None:
-        """Refuse a port that somebody other than our own service listens on."""
-        listeners = subprocess.run(
-            ["ss", "-Hltnp", f"sport = :{self.port}"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        if not listeners:
+    def _start(self, previous: str | None) -> None:
+        """Put this release in place and wait until it answers.
+
+        Raises:
+            BringupError: it does not; the previous one is back.
+        """
+        started_s = time.time()
+        try:
+            if previous not in (None, self.release.name):
+                (self.release / PREVIOUS).write_text(f"{previous}\n")
+            self._stage()
+        except OSError as error:
+            why = f"release {self.release.name} cannot be put in place: {error}"
+            raise BringupError(f"{why}; nothing was changed on the running service") from error
+        try:
+            self._activate()
+            self._wait_until_up(started_s)
+        except (BringupError, OSError) as error:
+            log = service_log(started_s, 2000)
+            cause = first_error(log)
+            shown = "\n".join(without_tracebacks(log).splitlines()[-20:])
+            outcome = self._put_back(previous)
+            raise BringupError(
+                f"{error}{f': {cause}' if cause else ''}\n"
+                f"--- last lines of the service's log (all of it: journalctl -u {SERVICE}) ---\n{shown}\n---\n{outcome}"
+            ) from error
+        SMOKE_RECORD.unlink(missing_ok=True)
+        self._compare_kv_cache(started_s)
+
+    def _prove(self, request: Path, previous: str | None) -> None:
+        """Run the benchmark on the release that is up.
+
+        Raises:
+            BringupError: it missed a line or could not be run; the previous one is back, where there is another.
+        """
+        command = [SMOKE_PYTHON, "-m", "bringup.smoke", str(request), "--record-dir", str(SMOKE_RECORD.parent)]
+        environment = {**os.environ, "PYTHONPATH": LIBRARY}
+        # passed on line by line: a reader that went away must not make the benchmark fail
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            for line in process.stdout or ():
+                say(line.rstrip("\n"))
+        if SMOKE_RECORD.exists():
+            shutil.copyfile(SMOKE_RECORD, self.release / SMOKE_COPY)
+        if process.returncode in SMOKE_ACCEPTED:
             return
-        pids = re.findall(r"pid=(\d+)", listeners)
-        ours = [pid for pid in pids if f"/{SERVICE}" in read(Path(f"/proc/{pid}/cgroup"))]
-        if not pids or len(ours) < len(pids):
-            names = re.findall(r'\("([^"]+)"', listeners)
-            by = f"{', '.join(sorted(set(names)))} (pid {', '.join(pids)})" if pids else "a process that is not visible from here"
-            raise BringupError(f"port {self.port} is taken by {by}; stop it or set another port; nothing was changed")
+        failed = process.returncode == SMOKE_FAILED
+        what = f"release {self.release.name} came up, but "
+        what += "it failed its benchmark, see the report" if failed else "its benchmark could not be run"
+        if previous in (None, self.release.name):
+            (self.release / PREVIOUS).unlink(missing_ok=True)
+            (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in SERVED_FILES) + "\n")
+            raise BringupError(f"{what}; it is served all the same, since there is no other release to put back")
+        raise BringupError(f"{what}\n{self._put_back(previous)}")
+
+    def _stage(self) -> None:
+        """Write what is put in place next, so that a full disk shows itself before anything is changed."""
+        shutil.copyfile(self.release / "vllm.service", _staged(UNIT))
+        _staged(CURRENT).unlink(missing_ok=True)
+        _staged(CURRENT).symlink_to(f"releases/{self.release.name}")
 
     def _activate(self) -> None:
-        """Make this release the current one and restart the service."""
-        release = self.release
+        """Make this release, which is staged, the current one and restart the service."""
         self.stopped_pid = main_pid()
-        staged = UNIT.with_suffix(".service.new")
-        shutil.copyfile(release / "vllm.service", staged)
-        staged.replace(UNIT)
-        link = CURRENT.with_name("current.new")
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"releases/{release.name}")
-        link.replace(CURRENT)
+        for path in (UNIT, CURRENT):
+            _staged(path).replace(path)
         systemctl("daemon-reload")
         systemctl("enable", "--quiet", SERVICE)
         systemctl("reset-failed", SERVICE)
-        say(f"starting release {release.name}")
+        say(f"starting release {self.release.name}")
         systemctl("restart", "--no-block", SERVICE)
 
     def _wait_until_up(self, started_s: float) -> None:
@@ -213,11 +205,14 @@ class Switch:
         began_s = time.time()
         try:
             before = Switch(previous)
+            before._stage()
             before._activate()
             before._wait_until_up(began_s)
-        except BringupError as error:
-            return f"and the previous release {previous} does not come up again: {error.message}\n{service_log(began_s)}"
-        return f"release {previous}, which was served before, is served again"
+        except (BringupError, OSError) as error:
+            return f"and the previous release {previous} does not come up again: {error}\n{service_log(began_s)}"
+        (self.release / PREVIOUS).unlink(missing_ok=True)
+        differs = "; ".join(changed_decisions(decisions_of(self.plan), decisions_of(before.plan)))
+        return f"release {previous}, which was served before, is served again; the other one differs in: {differs or 'its files'}"
 
     def _compare_kv_cache(self, started_s: float) -> None:
         """Say what vLLM logged as its KV cache beside what the plan said, and keep both; no reason to fail a deploy."""
@@ -249,6 +244,10 @@ class Switch:
         for old in releases[KEPT_RELEASES:]:
             if old.name not in (self.release.name, previous):
                 shutil.rmtree(old)
+
+
+def _staged(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def _log_with_kv_cache(started_s: float) -> str:

@@ -20,21 +20,28 @@ MOTD = Path("/run/motd.d/50-bringup")
 INTERVAL_S = 10.0
 FAILURES = 6
 """In a row, with HEALTH_TIMEOUT_S a minute or two: no prompt should keep a server from its other work that long. Our judgement."""
+STABLE_S = 600.0
+"""After this long without a failure a server is sound, and what systemd counted of its starts is forgotten: it gives up for those
+that follow one another, not for those of a whole day's work on a host. Our judgement."""
 STACKS_S = 5.0
 """For the stacks of all threads to reach the log, before the server is killed."""
 
 
 def watch(interval_s: float = INTERVAL_S, failures: int = FAILURES) -> None:
     """Ask the server for ever; one that systemd calls up and that fails `failures` times in a row is ended."""
-    failed = 0
+    failed, sound_since_s = 0, monotonic()
     while True:
         # systemd itself minds a server that starts (TimeoutStartSec) or ends; one that somebody stopped is not ours to start
         if systemctl("is-active", SERVICE) != "active":
-            failed = 0
+            failed, sound_since_s = 0, monotonic()
         elif _is_healthy():
             failed = 0
             MOTD.unlink(missing_ok=True)
+            if monotonic() - sound_since_s >= STABLE_S:
+                systemctl("reset-failed", SERVICE)
+                sound_since_s = monotonic()
         else:
+            sound_since_s = monotonic()
             failed += 1
             say(f"{SERVICE} does not answer ({failed} of {failures})")
             if failed >= failures:

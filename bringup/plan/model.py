@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bringup.findings.finding import Finding
 from bringup.hardware import Frozen
+from bringup.onhost.content import changed_decisions
 from bringup.plan.capacity import MemoryBudget
 from bringup.plan.card import CardPlan
 from bringup.plan.cuda import CudaPlan
@@ -141,9 +142,4 @@ class Plan(Frozen):
 
     def changes_from(self, decisions: dict[str, Any]) -> list[str]:
         """Say in words what differs from an earlier release's decisions: ``max-model-len 2048 → 4096``."""
-        mine = {decision.key: decision.value for decision in self.decisions}
-        return [
-            f"{key} {decisions.get(key, 'unset')} → {mine.get(key, 'unset')}"
-            for key in sorted(mine.keys() | decisions.keys())
-            if mine.get(key) != decisions.get(key)
-        ]
+        return changed_decisions({decision.key: decision.value for decision in self.decisions}, decisions)

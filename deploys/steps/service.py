@@ -8,10 +8,12 @@ from pyinfra.facts.files import FileContents
 from pyinfra.operations import files, server, systemd
 
 from bringup.onhost.content import SERVED_FILES, content_checksum, settings_in
+from bringup.onhost.release import SMOKE_COPY
 from deploys.context import Context
-from deploys.operations import hidden_file, streamed_shell
+from deploys.operations import hidden_file, smoke_run, streamed_shell
 from deploys.owner import on_host
 from deploys.render import render
+from deploys.steps.smoke import put_facts, put_request, reports_dir, smoke_request
 
 UNIT = "/etc/systemd/system/vllm.service"
 SUPPORT_UNITS = ("vllm-watch.service", "vllm-failed.service", "vllm-devices.service")
@@ -20,7 +22,7 @@ SUPPORT_UNITS = ("vllm-watch.service", "vllm-failed.service", "vllm-devices.serv
 
 @deploy("Service")
 def service(context: Context) -> bool:
-    """Write the release and serve it; returns whether the service is restarted by this run."""
+    """Write the release, serve it and prove it; returns whether the service is restarted by this run."""
     plan = context.plan
     server.group(name="Make group vllm", group="vllm", system=True)
     server.user(
@@ -67,13 +69,29 @@ def service(context: Context) -> bool:
         )
 
     if reasons:
-        streamed_shell(
-            name=f"Switch to release {plan.digest} ({'; '.join(reasons)})",
-            command=on_host(f"switch {plan.digest}"),
-        )
+        _switch(context, reasons)
     elif not context.facts.service_enabled:
         systemd.service(name="Start vllm.service at boot", service="vllm.service", running=None, enabled=True)
     return bool(reasons)
+
+
+def _switch(context: Context, reasons: list[str]) -> None:
+    """Serve the release; it stays only if it passes the benchmark, where one is wanted."""
+    plan, why = context.plan, "; ".join(reasons)
+    if context.settings.smoke == "never":
+        streamed_shell(name=f"Switch to release {plan.digest} ({why})", command=on_host(f"switch {plan.digest}"))
+        return
+    request = smoke_request(context)
+    path = put_request(context, request)
+    put_facts(context, request)
+    record = f"{plan.release_dir}/{SMOKE_COPY}"
+    smoke_run(
+        name=f"Switch to release {plan.digest} and run the smoke benchmark ({why})",
+        # without the record of an earlier switch, which must not be taken for this one's
+        command=f"rm -f {record}; {on_host(f'switch {plan.digest} --smoke {path}')}",
+        record=record,
+        reports_dir=reports_dir(context),
+    )
 
 
 def _support_units(context: Context) -> None:

@@ -24,36 +24,58 @@ UNITS = ("bringup-smoke.service", "bringup-smoke.timer")
 
 
 @deploy("Smoke")
-def smoke(context: Context, restarted: bool) -> None:
-    """Run the benchmark unless this very release was held against these very lines since it was started, and failed none."""
+def smoke(context: Context, switched: bool) -> None:
+    """Run the benchmark unless the switch has done so, or this very release was held against these very lines since it was started,
+    and failed none."""
     plan, settings = context.plan, context.settings
     if settings.smoke == "never":
         host.log("smoke benchmark not run: smoke is 'never'", logger.warning)
         _timer(context, wanted=False)
         return
-    request = _request(context)
-    path = f"{plan.release_dir}/smoke.json"
-    content = json.dumps(request.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    files.put(name="Write the smoke request", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
+    if not switched:
+        _repeat(context)
+    _timer(context, wanted=plan.smoke.timer != "never")
+
+
+def _repeat(context: Context) -> None:
+    request = smoke_request(context)
+    path = put_request(context, request)
     record = context.facts.smoke
     settled = record is not None and record.outcome != "FAIL" and record.request == request.model_dump(mode="json")
     if settled and record is not None and record.outcome == "INCONCLUSIVE":
         host.log("the last smoke benchmark could not settle every line: --data smoke=always measures again", logger.warning)
-    if restarted or not settled or settings.smoke == "always":
-        # not kept in step otherwise: free memory and temperatures differ in each run
-        facts = context.facts.model_dump_json().encode()
-        hidden_file(name="Put the host's facts for the smoke record", content=facts, dest=str(request.facts_file), mode="644")
+    if not settled or context.settings.smoke == "always":
+        put_facts(context, request)
         smoke_run(
             name="Run the smoke benchmark",
             # without the record of an earlier run, which must not be taken for this one's; inconclusive is no reason to stop
             command=f"rm -f {RECORDS}/latest.json; {TOOL} {path} --record-dir {RECORDS} || [ $? -eq {EXIT_INCONCLUSIVE} ]",
             record=f"{RECORDS}/latest.json",
-            reports_dir=str(Path(settings.reports_dir) / host.name.replace("/", "_")),
+            reports_dir=reports_dir(context),
         )
-    _timer(context, wanted=plan.smoke.timer != "never")
 
 
-def _request(context: Context) -> SmokeRequest:
+def put_request(context: Context, request: SmokeRequest) -> str:
+    """Write the request into the release's folder; returns its path on the host."""
+    path = f"{context.plan.release_dir}/smoke.json"
+    content = json.dumps(request.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    files.put(name="Write the smoke request", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
+    return path
+
+
+def put_facts(context: Context, request: SmokeRequest) -> None:
+    """Write the host's facts for the record of a run that is due; free memory and temperatures differ in each."""
+    facts = context.facts.model_dump_json().encode()
+    hidden_file(name="Put the host's facts for the smoke record", content=facts, dest=str(request.facts_file), mode="644")
+
+
+def reports_dir(context: Context) -> str:
+    """Where this host's records go on the control machine."""
+    return str(Path(context.settings.reports_dir) / host.name.replace("/", "_"))
+
+
+def smoke_request(context: Context) -> SmokeRequest:
+    """Return what the benchmark asks of the release that is planned."""
     plan, settings = context.plan, context.settings
     return SmokeRequest.model_validate(
         {

@@ -50,7 +50,7 @@ def operations(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]
 def test_replay_plans_every_step_in_order(replay: "subprocess.CompletedProcess[str]") -> None:
     names = [operation["name"] for operation in operations(replay)]
     steps = [name.partition(" | ")[0] for name in names]
-    assert list(dict.fromkeys(steps)) == ["Driver", "Runtime", "Model", "Card", "GPU check", "Tuning", "Service", "Smoke"]
+    assert list(dict.fromkeys(steps)) == ["Driver", "Runtime", "Model", "Card", "GPU check", "Tuning", "Service"]
     milestones = [
         "Install nvidia-driver-580-server-open nvidia-utils-580-server nvidia-dkms-580-server-open linux-headers-generic",
         "Write /etc/modprobe.d/bringup-nvidia.conf",
@@ -65,8 +65,8 @@ def test_replay_plans_every_step_in_order(replay: "subprocess.CompletedProcess[s
         "Write /etc/sysctl.d/90-bringup.conf",
         "Make user vllm",
         "Write vllm.yaml",
+        "Write the smoke request",
         "Switch to release",
-        "Run the smoke benchmark",
     ]
     found = [next(index for index, name in enumerate(names) if milestone in name) for milestone in milestones]
     assert found == sorted(found)

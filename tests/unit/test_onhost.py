@@ -11,7 +11,7 @@ import pytest
 from bringup.errors import BringupError
 from bringup.onhost import build as builder
 from bringup.onhost.build import MARKER, build
-from bringup.onhost.release import first_error, last_words, without_tracebacks
+from bringup.onhost.log import first_error, last_words, without_tracebacks
 
 LOG = (Path(__file__).parent / "recordings/vllm-0.32.0-missing-weights.log").read_text(encoding="utf-8")
 CAUSE = "ValueError: Following weights were not initialized from checkpoint: "

@@ -3,6 +3,7 @@
 The same switch with the real ones is in tests/lab/test_deploy.py.
 """
 
+import errno
 import json
 import re
 import signal
@@ -18,6 +19,7 @@ from bringup.errors import BringupError
 from bringup.onhost import lock, release
 from bringup.onhost.content import SERVED_FILES, content_checksum
 from bringup.onhost.server import Server
+from bringup.smoke.run import EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_PASSED
 
 
 class Host:
@@ -41,6 +43,7 @@ class Host:
             "vllm": {"host": "127.0.0.1", "port": 8000},
             "service": {"start_timeout_s": 5, "parser_module": "none"},
             "predicted": {"kv_cache_tokens": 84752},
+            "decisions": [{"key": "model-id", "value": "m"}, {"key": "text", "value": f"{digest} {text}"}],
         }
         (folder / "plan.json").write_text(json.dumps(plan))
         return folder
@@ -77,8 +80,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(Server, "is_healthy", lambda self: host.state == "active")
     monkeypatch.setattr(release, "service_log", lambda since, lines=25: "\n".join(host.log[-lines:]))
     monkeypatch.setattr(release, "LOG_DELAY_S", 0)
-    monkeypatch.setattr(release.Switch, "_check_configuration", lambda self: None)
-    monkeypatch.setattr(release.Switch, "_check_port", lambda self: None)
+    for check in ("check_configuration", "check_folders", "check_port"):
+        monkeypatch.setattr(release, check, lambda *arguments: None)
     return host
 
 
@@ -177,6 +180,114 @@ def test_lock_of_a_run_that_was_killed_holds_nobody_up(host: Host) -> None:
         other.send_signal(signal.SIGKILL)
     switch("new")
     assert host.served() == "new"
+
+
+# --- the benchmark as part of the switch
+
+
+@pytest.fixture
+def benchmark(host: Host, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
+    """Stands for the benchmark: leaves a record and ends with the given code."""
+
+    def ends_with(code: int) -> Path:
+        script = host.root / "benchmark"
+        script.write_text(
+            f"#!/bin/sh\necho '10 of 10'; echo '{{\"code\": {code}}}' > {host.root}/record; "
+            f"ln -sf record {host.root}/latest.json; exit {code}\n"
+        )
+        script.chmod(0o755)
+        monkeypatch.setattr(release, "SMOKE_PYTHON", str(script))
+        return host.root / "smoke.json"
+
+    return ends_with
+
+
+def test_exit_codes_are_those_of_the_benchmark() -> None:
+    assert (EXIT_PASSED, EXIT_INCONCLUSIVE) == release.SMOKE_ACCEPTED
+    assert release.SMOKE_FAILED == EXIT_FAILED
+
+
+def prove(digest: str, request: Path) -> None:
+    release.Switch(digest).run(request)
+
+
+def test_release_that_passes_its_benchmark_stays(
+    host: Host, benchmark: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = host.add("new")
+    prove("new", benchmark(0))
+    assert host.served() == "new"
+    assert (folder / ".served").exists()
+    assert json.loads((folder / "smoke-record.json").read_text()) == {"code": 0}
+    assert "10 of 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("code", "what"), [(3, "it failed its benchmark"), (1, "its benchmark could not be run")])
+def test_release_that_fails_its_benchmark_gives_way_to_the_one_before(
+    host: Host, benchmark: Callable[[int], Path], code: int, what: str
+) -> None:
+    host.add("old", "a")
+    folder = host.add("new", "b")
+    prove("old", benchmark(0))
+    with pytest.raises(BringupError) as failed:
+        prove("new", benchmark(code))
+    assert f"release new came up, but {what}" in failed.value.message
+    assert "release old, which was served before, is served again; the other one differs in: text old a → new b" in str(
+        failed.value
+    )
+    assert (host.served(), release.Switch.current()) == ("old", "old")
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+    assert json.loads((folder / "smoke-record.json").read_text()) == {"code": code}, "the report is for people to look at"
+
+
+def test_first_release_that_fails_its_benchmark_is_served_all_the_same(host: Host, benchmark: Callable[[int], Path]) -> None:
+    folder = host.add("first")
+    with pytest.raises(BringupError, match="served all the same, since there is no other release to put back"):
+        prove("first", benchmark(3))
+    assert host.served() == "first"
+    assert (folder / ".served").exists(), "the next run measures again, and does not restart it for that"
+
+
+class Cut(BaseException):
+    """The run ends here, as by a power loss."""
+
+
+@pytest.mark.parametrize("where", ["_wait_until_up", "_prove"])
+def test_run_that_was_cut_leaves_a_way_back_to_the_next_one(
+    host: Host, benchmark: Callable[[int], Path], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.add("old")
+    folder = host.add("new")
+    prove("old", benchmark(0))
+
+    def cut(*arguments: object) -> None:
+        raise Cut
+
+    with monkeypatch.context() as during:
+        during.setattr(release.Switch, where, cut)
+        with pytest.raises(Cut):
+            prove("new", benchmark(0))
+    assert not (folder / ".served").exists(), "the next run must see that the switch is due"
+    with pytest.raises(BringupError, match="release old, which was served before, is served again"):
+        prove("new", benchmark(3))
+    assert (host.served(), release.Switch.current()) == ("old", "old")
+    prove("new", benchmark(0))
+    assert (host.served(), (folder / ".previous").exists()) == ("new", False)
+
+
+def test_full_disk_leaves_what_was_served(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.add("old")
+    host.add("new")
+    switch("old")
+    pid = host.pid
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(release.shutil, "copyfile", full)
+    with pytest.raises(BringupError, match=r"No space left on device.*; nothing was changed on the running service"):
+        switch("new")
+    assert (host.served(), release.Switch.current(), host.pid) == ("old", "old", pid)
 
 
 # vLLM 0.24.0 on an H100, and the wording of 0.33.0 (v1/core/kv_cache_utils.py) on a card and on the CPU

@@ -1,0 +1,96 @@
+"""What can be known of a release before the running service is touched."""
+
+import pwd
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bringup.errors import BringupError
+from bringup.onhost.log import last_words
+from bringup.onhost.systemd import SERVICE, read
+
+USER = "vllm"
+FOLDERS = (Path("/var/lib/bringup/home"), Path("/var/lib/bringup/cache"))
+"""Where the server writes."""
+_ROOM_BYTES = 16 * 2**20
+"""What a start writes at least: markers, compile caches of a small model. Judged; a full disk has none of it."""
+_NOTHING_CHANGED = "nothing was changed on the running service"
+
+# Runs inside the engine's own Python: parses the file as the server would and builds the engine's configuration from it.
+_CHECK = """
+import importlib, sys
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+cli = importlib.import_module(sys.argv[1])
+args = cli.make_arg_parser(FlexibleArgumentParser()).parse_args(["--config", sys.argv[2]])
+cli.validate_parsed_serve_args(args)
+AsyncEngineArgs.from_cli_args(args).create_engine_config()
+"""
+
+# As the service's user: whether a folder takes a file of that size.
+_TRY_TO_WRITE = """
+import os, sys, tempfile
+for folder in sys.argv[2:]:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, int(sys.argv[1]))
+    except OSError as error:
+        sys.exit(f"{folder}: {error.strerror}")
+"""
+
+
+def check_configuration(release: Path, plan: dict[str, Any]) -> None:
+    """Have the engine's own parser read the release's configuration.
+
+    Raises:
+        BringupError: the engine refuses it; the message has its words.
+    """
+    environment = dict(line.split("=", 1) for line in (release / "environment").read_text().splitlines() if "=" in line)
+    python = Path(plan["engine_dir"]) / "bin/python"
+    done = _as_user([str(python), "-c", _CHECK, plan["service"]["parser_module"], str(release / "vllm.yaml")], environment)
+    if done.returncode:
+        raise BringupError(f"vLLM refuses this configuration; {_NOTHING_CHANGED}:\n{last_words(done.stderr, 4)}")
+
+
+def check_folders() -> None:
+    """See whether the server can write where it must.
+
+    Raises:
+        BringupError: it cannot, or the disk is full.
+    """
+    done = _as_user(["/usr/bin/python3", "-c", _TRY_TO_WRITE, str(_ROOM_BYTES), *map(str, FOLDERS)], {})
+    if done.returncode:
+        raise BringupError(f"user {USER} cannot write {last_words(done.stderr, 1)}; {_NOTHING_CHANGED}")
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that somebody other than our own service listens on.
+
+    Raises:
+        BringupError: somebody does; the message says who.
+    """
+    listeners = subprocess.run(["ss", "-Hltnp", f"sport = :{port}"], capture_output=True, text=True, check=False).stdout.strip()
+    if not listeners:
+        return
+    pids = re.findall(r"pid=(\d+)", listeners)
+    ours = [pid for pid in pids if f"/{SERVICE}" in read(Path(f"/proc/{pid}/cgroup"))]
+    if not pids or len(ours) < len(pids):
+        names = re.findall(r'\("([^"]+)"', listeners)
+        by = f"{', '.join(sorted(set(names)))} (pid {', '.join(pids)})" if pids else "a process that is not visible from here"
+        raise BringupError(f"port {port} is taken by {by}; stop it or set another port; {_NOTHING_CHANGED}")
+
+
+def _as_user(command: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    user = pwd.getpwnam(USER)
+    return subprocess.run(
+        command,
+        env=environment,
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )

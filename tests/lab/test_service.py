@@ -1,0 +1,225 @@
+"""The service under blows, with the real vLLM: processes that die or hang, stops at the wrong moment, disks that are full, and a
+release that comes up and is not good enough.
+
+Uses the host that tests/lab/test_deploy.py leaves, whatever it serves, or deploys to it first. Clocks that jump cannot be tried on
+these hosts, which share this machine's.
+"""
+
+import json
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from deployment import Deployment
+
+pytestmark = pytest.mark.lab
+START_LIMIT_S = 300
+"""A start takes half a minute on two idle cores."""
+STOP_LIMIT_S = 60
+"""systemd kills after 45 s."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """The service as its host and its clients see it."""
+
+    deployment: Deployment
+    model: str
+
+    def ssh(self, script: str, check: bool = True) -> str:
+        return self.deployment.ssh(script, check=check).strip()
+
+    def state(self) -> str:
+        return self.ssh("systemctl show vllm.service -P ActiveState")
+
+    def processes(self, title: str = "") -> set[str]:
+        """Process ids of the service's user, by what they call themselves."""
+        return set(self.ssh(f"pgrep -u vllm -f '{title}' || true").split())
+
+    def wait(self, until: Callable[[], bool], limit_s: float, what: str) -> None:
+        limit = time.monotonic() + limit_s
+        while not until():
+            assert time.monotonic() < limit, f"{what}: not within {limit_s} s\n{self.ssh('journalctl -u vllm -o cat | tail -40')}"
+            time.sleep(0.3)
+
+    def wait_until_active(self) -> None:
+        self.wait(lambda: self.state() == "active", START_LIMIT_S, "the service is up")
+
+    def open(self, max_tokens: int, timeout_s: float = 60, stream: bool = False) -> "urllib.request._UrlopenRet":
+        wanted = {"model": self.model, "prompt": "Once", "max_tokens": max_tokens, "ignore_eos": True, "stream": stream}
+        url = f"http://127.0.0.1:{self.deployment.host().service_port}/v1/completions"
+        request = urllib.request.Request(url, json.dumps(wanted).encode(), {"Content-Type": "application/json"})
+        return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 (to this machine)
+
+    def answer(self, max_tokens: int = 4) -> str:
+        with self.open(max_tokens) as answer:
+            return str(json.load(answer)["choices"][0]["finish_reason"])
+
+
+@pytest.fixture(scope="module")
+def service(deployment: Deployment) -> Iterator[Service]:
+    """The served host, whose service waits for a second only before it starts again."""
+    if deployment.ssh("systemctl is-active vllm.service", check=False).strip() != "active":
+        deployment.deploy()
+    folder = "/run/systemd/system/vllm.service.d"
+    deployment.ssh(f"mkdir -p {folder}; printf '[Service]\\nRestartSec=1\\n' > {folder}/test.conf; systemctl daemon-reload")
+    yield Service(deployment, deployment.served_models()[0])
+    deployment.ssh(f"rm -r {folder}; systemctl daemon-reload")
+
+
+def test_sandbox_is_closed_and_the_server_serves_in_it(service: Service) -> None:
+    said = service.ssh("systemd-analyze security vllm.service --no-pager | tail -1")
+    score = re.search(r"exposure level for vllm.service: ([\d.]+)", said)
+    assert score is not None
+    assert float(score[1]) <= 2.5
+    assert service.answer() == "length"
+    status = service.ssh("cat /proc/$(systemctl show vllm.service -P MainPID)/status")
+    assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
+    assert service.ssh("prlimit --core --noheadings --output=HARD --pid $(systemctl show vllm.service -P MainPID)") == "0"
+
+
+@pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker"])
+def test_process_that_is_killed_takes_the_others_along_and_all_come_back(service: Service, title: str) -> None:
+    before = service.processes()
+    (victim,) = service.processes(title)
+    service.ssh(f"systemctl reset-failed vllm.service; kill -9 {victim}")
+    service.wait(lambda: not before & service.processes(), STOP_LIMIT_S, "every process of the old server has ended")
+    service.wait_until_active()
+    assert service.answer() == "length"
+    # what the killed one left in shared memory has gone: as much is there as before, not twice as much
+    assert len(service.ssh("ls /dev/shm | grep -c psm_ || true")) == 1
+
+
+def test_server_that_hangs_is_ended_by_the_watch_and_comes_back(service: Service) -> None:
+    folder = "/run/systemd/system/vllm-watch.service.d"
+    impatient = "[Service]\\nExecStart=\\nExecStart=/opt/bringup/bin/bringup-host watch --interval-s 0.5 --failures 2\\n"
+    anew = "systemctl daemon-reload; systemctl restart vllm-watch.service"
+    service.ssh(f"systemctl reset-failed vllm.service; mkdir -p {folder}; printf '{impatient}' > {folder}/test.conf; {anew}")
+    before = service.processes()
+    service.ssh("kill -STOP $(systemctl show vllm.service -P MainPID)")
+    service.wait(lambda: not before & service.processes(), 2 * STOP_LIMIT_S, "the watch has ended the server")
+    service.ssh(f"rm -r {folder}; {anew}")
+    service.wait_until_active()
+    assert service.answer() == "length"
+    assert "runs and does not answer: ending it" in service.ssh("journalctl -u vllm-watch -o cat --no-pager")
+
+
+def test_answer_that_is_running_ends_before_a_stop_and_a_start_can_be_stopped(service: Service) -> None:
+    with service.open(400, stream=True) as answer:
+        assert answer.readline().startswith(b"data:")
+        service.ssh("systemctl stop --no-block vllm.service")
+        rest = answer.read().decode()
+    assert rest.rstrip().endswith("data: [DONE]")
+    assert rest.count('"text"') >= 390
+    service.wait(lambda: service.state() == "inactive", STOP_LIMIT_S, "the service has stopped")
+    assert service.processes() == set()
+
+    service.ssh("systemctl start --no-block vllm.service")
+    service.wait(lambda: bool(service.processes("VLLM::EngineCore")), START_LIMIT_S, "the engine starts")
+    assert service.state() == "activating", "it is up once it has answered, not before"
+    service.ssh("systemctl stop vllm.service")
+    assert service.processes() == set()
+    assert service.ssh("ls /dev/shm | grep -c psm_ || true") == "0"
+    assert service.ssh("systemctl is-active vllm-watch.service", check=False) == "inactive", "nothing starts what somebody stopped"
+    service.ssh("systemctl start --no-block vllm.service")
+    service.wait_until_active()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "undo", "reason"),
+    [
+        (
+            "mount -t tmpfs -o size=4m,mode=750,uid=vllm tmpfs /var/lib/bringup/cache",
+            "umount /var/lib/bringup/cache",
+            "/var/lib/bringup/cache: No space left on device",
+        ),
+        (
+            "mount -t tmpfs -o ro,mode=750,uid=vllm tmpfs /var/lib/bringup/home",
+            "umount /var/lib/bringup/home",
+            "/var/lib/bringup/home: Read-only file system",
+        ),
+    ],
+    ids=["full", "unwritable"],
+)
+def test_folder_that_cannot_be_written_stops_a_switch_and_not_the_service(
+    service: Service, prepare: str, undo: str, reason: str
+) -> None:
+    pid = service.deployment.main_pid()
+    digest = service.ssh("basename $(readlink /opt/bringup/current)")
+    service.ssh(prepare)
+    said = service.ssh(f"/opt/bringup/bin/bringup-host switch {digest}", check=False)
+    service.ssh(undo)
+    assert f"error: user vllm cannot write {reason}; nothing was changed on the running service" in said
+    assert service.deployment.main_pid() == pid
+    assert service.answer() == "length"
+
+
+@dataclass
+class Client:
+    """Asks all the time, and remembers from when to when an answer failed (seconds since 1970)."""
+
+    service: Service
+    failed: list[tuple[float, float]] = field(default_factory=list)
+    answered: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            began = time.time()
+            try:
+                self.service.answer(1)
+                self.answered += 1
+            except (urllib.error.URLError, OSError):
+                self.failed.append((began, time.time()))
+
+
+def test_release_that_fails_its_benchmark_is_taken_back_and_costs_the_switch_alone(service: Service) -> None:
+    released = service.ssh("readlink /opt/bringup/current")
+    seqs = service.ssh("grep ^max-num-seqs /opt/bringup/current/vllm.yaml")
+    began = time.time()
+    client = Client(service)
+    thread = threading.Thread(target=client.run)
+    thread.start()
+    try:
+        run = service.deployment.deploy(check=False, engine_settings={"max-num-seqs": 3}, acceptance={"ttft_p50_ms": 0.5})
+    finally:
+        client.over.set()
+        thread.join()
+    assert run.returncode == 1
+    assert re.search(r"release \w+ came up, but it failed its benchmark, see the report", run.stderr)
+    assert re.search(r"which was served before, is served again; the other one differs in: .*max-num-seqs 4 → 3", run.stderr)
+    assert "TTFT P50" in run.stderr
+    assert service.ssh("readlink /opt/bringup/current") == released
+    assert service.ssh("grep ^max-num-seqs /opt/bringup/current/vllm.yaml") == seqs
+    assert service.answer() == "length"
+    # failed requests lie between a stop and the next start alone
+    log = service.ssh(f"journalctl -u vllm.service -o short-unix --no-pager --since @{int(began)}")
+    marks = re.findall(r"^([\d.]+) \S+ systemd\[1\]: (Stopping|Started) vllm\.service", log, re.MULTILINE)
+    assert [word for _, word in marks] == ["Stopping", "Started"] * 2
+    windows = [(float(start), float(end)) for (start, word), (end, _) in pairwise(marks) if word == "Stopping"]
+    outside = [failed for failed in client.failed if not any(start <= failed[1] and failed[0] <= end for start, end in windows)]
+    assert client.answered > 0
+    assert (outside, len(client.failed) > 0) == ([], True)
+
+
+def test_service_that_cannot_start_gives_up_and_says_so(service: Service) -> None:
+    folder = "/run/systemd/system/vllm.service.d"
+    service.ssh(
+        f"printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\nRestartSec=0.1\\n' > {folder}/zz.conf; systemctl daemon-reload; "
+        "systemctl reset-failed vllm.service; systemctl restart --no-block vllm.service"
+    )
+    service.wait(lambda: service.state() == "failed", STOP_LIMIT_S + START_LIMIT_S, "systemd has given up")
+    service.wait(lambda: service.ssh("ls /run/motd.d") != "", STOP_LIMIT_S, "those who log in are told")
+    assert "vllm.service has given up" in service.ssh("cat /run/motd.d/50-bringup")
+    # the limit, and not the first failure, has ended it
+    assert service.ssh("systemctl show vllm.service -P NRestarts") == "5"
+    assert "vllm.service has given up" in service.ssh("journalctl -p alert -o cat --no-pager")
+    service.ssh(f"rm {folder}/zz.conf; systemctl daemon-reload")
+    assert service.deployment.diff().returncode == 2, "what is not served is drift"
