@@ -151,6 +151,14 @@ class Settings(Frozen):
     """From 1024: the service's user may not take a lower one."""
     api_key_file: AbsolutePath | None = None
     """File on the control machine that holds the API key."""
+    tls_cert_file: AbsolutePath | None = None
+    """File on the control machine with the server's certificate, those that lead to its authority behind it (PEM)."""
+    tls_key_file: AbsolutePath | None = None
+    """File on the control machine with the certificate's private key, not encrypted (PEM)."""
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^\s/@]+)$")], ...] = ()
+    """Origins of web pages that may use the API (CORS): ``["https://chat.example.org"]``; none by default."""
+    hub_token_file: AbsolutePath | None = None
+    """File on the control machine with a token for Hugging Face; for models that need one."""
     calibration_file: AbsolutePath | None = None
     """File on the control machine with constants that `bringup calibrate` learnt; they come before the catalog's."""
     needs: Annotated[tuple[str, ...], AfterValidator(_needs)] = ()
@@ -353,7 +361,11 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
             f"listen_address is {settings.listen_address}: anything but loopback needs api_key_file, and a proxy in front of it, "
             "since vLLM's API key does not guard /invocations, /tokenize and /metrics"
         )
+    if (settings.tls_cert_file is None) != (settings.tls_key_file is None) and not wrong & {"tls_cert_file", "tls_key_file"}:
+        problems.append("tls_cert_file and tls_key_file belong together: set both of them or neither")
     source = settings.model_source
+    if settings.hub_token_file is not None and not (isinstance(source, HubSource) and source.hub == "huggingface"):
+        problems.append("hub_token_file: it is for models from Hugging Face, and this one comes from somewhere else")
     if to_deploy and isinstance(source, HubSource) and source.revision is None:
         if source.hub == "modelscope":
             problems.append("model_source: name the revision; the catalog's revisions are those of Hugging Face")

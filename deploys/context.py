@@ -30,6 +30,7 @@ from bringup.plan.gpu_check import expectation_blockers
 from bringup.plan.preflight import driver_blockers, host_blockers, plan_blockers
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, Settings, check_inventory
 from deploys.render import templates_checksum
+from deploys.secrets import Tls, read_hub_token, read_tls
 from facts.host import HostProbe
 
 
@@ -46,6 +47,8 @@ class Context:
     blockers: tuple[str, ...]
     """Why this host cannot be deployed to; the others go on."""
     api_key: str | None = field(repr=False)
+    tls: Tls | None
+    hub_token: str | None = field(repr=False)
     nvidia_key: bytes | None = field(repr=False)
     """Key of the driver's repository, without armour; its fingerprint was checked."""
 
@@ -86,6 +89,8 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
         settings_of = check_inventory({host.name: host.data.dict() for host in inventory}, _catalog(), connectors)
         for settings in settings_of.values():
             _read_api_key(settings)
+            read_tls(settings.tls_cert_file, settings.tls_key_file)
+            read_hub_token(settings)
             _calibrations(settings.calibration_file)
             _read_nvidia_key(settings)
     except BringupError as error:
@@ -189,9 +194,10 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_
     manifest = None
     revision: str | None
     plan = None
-    api_key = nvidia_key = None
+    api_key = nvidia_key = tls = hub_token = None
     try:
         api_key, nvidia_key = _read_api_key(settings), _read_nvidia_key(settings)
+        tls, hub_token = read_tls(settings.tls_cert_file, settings.tls_key_file), read_hub_token(settings)
         if driver_only or tuning_only:
             if isinstance(source, ControlFolderSource):
                 catalog = _with_folder(catalog, settings.model, source.path)
@@ -209,7 +215,8 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_
             revision = "in-place"
             if not facts.model_folder_holds_model:
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
-        plan = make_plan(facts, settings, catalog, revision, templates_checksum(), _fingerprint(api_key) if api_key else None)
+        key_name, tls_name = (_fingerprint(api_key) if api_key else None), (tls.name if tls else None)
+        plan = make_plan(facts, settings, catalog, revision, templates_checksum(), key_name, tls_name)
         if not tuning_only:
             blockers += driver_blockers(facts, plan) if driver_only else plan_blockers(facts, plan)
         if plan.driver is not None and plan.driver.state == "absent" and not driver_only and not tuning_only:
@@ -224,5 +231,7 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_
         manifest=manifest,
         blockers=tuple(blockers),
         api_key=api_key,
+        tls=tls,
+        hub_token=hub_token,
         nvidia_key=nvidia_key,
     )

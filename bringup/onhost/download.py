@@ -20,14 +20,19 @@ def download(request_file: Path, by: str | None = None) -> None:
     """Download what a request names, `by` says for whom.
 
     The request is a JSON file: ``hub`` (``huggingface`` or ``modelscope``), ``client`` (its program), ``repository``,
-    ``revision``, ``endpoint`` (a mirror's address, or null), ``target`` (folder), ``size_mib`` (about; for the progress).
+    ``revision``, ``endpoint`` (a mirror's address, or null), ``target`` (folder), ``size_mib`` (about; for the progress),
+    ``token_file`` (holds a token for the hub and is removed in the end; or null).
 
     Raises:
         BringupError: the download failed or a checksum is wrong; what is there stays, and a repeated run resumes.
     """
     request = json.loads(request_file.read_text())
-    with lock(f"downloading {request['repository']}", by):
-        _download(request)
+    try:
+        with lock(f"downloading {request['repository']}", by):
+            _download(request)
+    finally:
+        if request.get("token_file"):
+            Path(request["token_file"]).unlink(missing_ok=True)
 
 
 def _download(request: dict[str, Any]) -> None:
@@ -52,6 +57,9 @@ def _commands(request: dict[str, Any]) -> tuple[list[str], list[str] | None, dic
         environment = {"MODELSCOPE_ENDPOINT": request["endpoint"]} if request["endpoint"] else {}
         return [client, "download", *where], None, environment
     environment = {"HF_ENDPOINT": request["endpoint"]} if request["endpoint"] else {}
+    if request.get("token_file"):
+        # by its name: an environment can be read in /proc
+        environment["HF_TOKEN_PATH"] = request["token_file"]
     environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return [client, "download", *where], [client, "cache", "verify", *where, "--fail-on-missing-files"], environment
 

@@ -1,5 +1,8 @@
 """Puts the plan of one host together."""
 
+import json
+from typing import Any
+
 from bringup.catalog import Catalog
 from bringup.catalog.entries import Model
 from bringup.catalog.loader import engine_checksum
@@ -29,6 +32,7 @@ ENGINES_DIR = "/opt/bringup/engines"
 MODELS_DIR = "/var/lib/bringup/models"
 CACHE_DIR = "/var/lib/bringup/cache"
 HOME_DIR = "/var/lib/bringup/home"
+TLS_DIR = "/etc/bringup/tls"
 
 
 UNPINNED = "unpinned"
@@ -107,6 +111,23 @@ def _as_available(model: Model, settings: Settings) -> Model:
     return model.model_copy(update={"checkpoints": tuple(c for c in model.checkpoints if c.repository == repository)})
 
 
+def _exposure(settings: Settings, tls_name: str | None) -> dict[str, Any]:
+    """Options about who may reach the server how."""
+    options: dict[str, Any] = {}
+    if tls_name is not None:
+        folder = f"{TLS_DIR}/{tls_name}"
+        options |= {"ssl-certfile": f"{folder}/cert.pem", "ssl-keyfile": f"{folder}/key.pem"}
+    if settings.allowed_origins:
+        options["allowed-origins"] = json.dumps(list(settings.allowed_origins))
+    return options
+
+
+def _exposure_decisions(settings: Settings, tls_name: str | None) -> tuple[Decision, ...]:
+    values = {"tls": tls_name, "allowed-origins": ", ".join(settings.allowed_origins)}
+    sources = {"tls": "inventory: tls_cert_file", "allowed-origins": "inventory: allowed_origins"}
+    return tuple(Decision(key=key, value=value, why="as set", source=sources[key]) for key, value in values.items() if value)
+
+
 def make_plan(
     facts: HostFacts,
     settings: Settings,
@@ -114,6 +135,7 @@ def make_plan(
     model_revision: str | None = None,
     templates_checksum: str = "",
     api_key_fingerprint: str | None = None,
+    tls_name: str | None = None,
 ) -> Plan:
     """Plan one host.
 
@@ -125,6 +147,7 @@ def make_plan(
             commit that the inventory names, or the catalog's.
         templates_checksum: what names the templates that the release's files are rendered from.
         api_key_fingerprint: what names the API key without giving it away; None where there is none.
+        tls_name: what names the certificate; None for plain HTTP.
 
     Raises:
         BringupError: the wish cannot be met on this host; the message says why.
@@ -193,6 +216,7 @@ def make_plan(
         ),
         Decision(key="api-key", value=api_key_fingerprint or "none", why="as set", source="inventory: api_key_file"),
         Decision(key="listen", value=f"{settings.listen_address}:{settings.port}", why="as set", source="inventory"),
+        *_exposure_decisions(settings, tls_name),
     )
     vllm = {decision.key: decision.value for decision in options.decisions if decision.key not in _NOT_OPTIONS}
     environment = {
@@ -241,6 +265,7 @@ def make_plan(
             "host": settings.listen_address,
             "port": settings.port,
         }
+        | _exposure(settings, tls_name)
         | vllm,
         environment=environment,
         service=service,

@@ -211,7 +211,7 @@ class Client:
         return text if len(text) <= _ERROR_TEXT_CHARS else text[: _ERROR_TEXT_CHARS - 3] + "..."
 
 
-def session(api_key: str | None, timeout_s: float) -> aiohttp.ClientSession:
+def session(api_key: str | None, timeout_s: float, tls_sha256: str | None = None) -> aiohttp.ClientSession:
     """Open a session without a limit on connections: it is the load that decides how many requests are in flight."""
     # identity: a compressed stream would be held back until a block is full
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -220,7 +220,7 @@ def session(api_key: str | None, timeout_s: float) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         headers=headers,
         timeout=aiohttp.ClientTimeout(total=timeout_s),
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, ssl=aiohttp.Fingerprint(bytes.fromhex(tls_sha256)) if tls_sha256 else True),
     )
 
 

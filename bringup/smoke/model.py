@@ -101,6 +101,8 @@ class SmokeRequest(Frozen):
     profile: str | None = None
     api_key_file: Path | None = None
     """File that holds the server's API key; the key itself never enters the request or the record."""
+    tls_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the certificate that the server must show, which is then trusted as it is; None: an authority vouches for it."""
     plan_file: Path | None = None
     """The release's plan.json, which goes into the record, with floors for the lines."""
     facts_file: Path | None = None

@@ -141,7 +141,7 @@ async def _run_stages(
     gpu = plan.get("gpu") if plan else None
     expected_s = request.soak_s if "soak" in request.stages else request.budget_s
     sampler = Sampler(request.base_url, zero, gpu if isinstance(gpu, str) else None, expected_s) if sample else None
-    async with session(api_key, request.timeout_s) as opened, sampler or nullcontext():
+    async with session(api_key, request.timeout_s, request.tls_sha256) as opened, sampler or nullcontext():
         client = Client(opened, request, api_key, zero)
         server = await client.look_at_server()
         # what lives now lives to the end: the collector need not look at it while requests are timed

@@ -9,10 +9,11 @@ from pyinfra.operations import files
 from bringup.catalog.loader import tool_requirements
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource
 from deploys.context import Context
-from deploys.operations import model_folder, streamed_shell
+from deploys.operations import hidden_file, model_folder, streamed_shell
 from deploys.owner import on_host
 from deploys.steps.runtime import environment
 
+HUB_TOKEN_FILE = "/opt/bringup/lib/hub-token"  # noqa: S105 (where it lies)
 MODELSCOPE_DIR = "/opt/bringup/tools/modelscope"
 
 
@@ -52,6 +53,7 @@ def _download(context: Context, source: HubSource) -> None:
         "revision": plan.model_revision,
         "endpoint": source.endpoint,
         "target": plan.model_dir,
+        "token_file": HUB_TOKEN_FILE if context.hub_token is not None else None,
         "size_mib": plan.needs.model_disk_mib,
     }
     path = f"{plan.model_dir}.download.json"
@@ -62,4 +64,6 @@ def _download(context: Context, source: HubSource) -> None:
         mode="644",
         create_remote_dir=False,
     )
+    if context.hub_token is not None:
+        hidden_file(name="Put the hub's token, until the download ends", content=context.hub_token.encode(), dest=HUB_TOKEN_FILE)
     streamed_shell(name=f"Download {plan.model} from {source.hub}", command=on_host(f"download {path}"))

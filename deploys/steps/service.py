@@ -9,6 +9,7 @@ from pyinfra.operations import files, server, systemd
 
 from bringup.onhost.content import SERVED_FILES, content_checksum, settings_in
 from bringup.onhost.release import SMOKE_COPY
+from bringup.plan.plan import TLS_DIR
 from deploys.context import Context
 from deploys.operations import hidden_file, smoke_run, streamed_shell
 from deploys.owner import on_host
@@ -68,11 +69,22 @@ def service(context: Context) -> bool:
             name="Put the smoke benchmark's API key", content=f"{context.api_key}\n".encode(), dest=f"{plan.release_dir}/api-key"
         )
 
+    if context.tls is not None:
+        _put_tls(context)
     if reasons:
         _switch(context, reasons)
     elif not context.facts.service_enabled:
         systemd.service(name="Start vllm.service at boot", service="vllm.service", running=None, enabled=True)
     return bool(reasons)
+
+
+def _put_tls(context: Context) -> None:
+    """Put the certificate and its key where the service alone can read them; another certificate has another folder."""
+    folder = f"{TLS_DIR}/{context.tls.name}"
+    for path, group, mode in (("/etc/bringup", "root", "755"), (TLS_DIR, "vllm", "750"), (folder, "vllm", "750")):
+        files.directory(name=f"Make {path}", path=path, user="root", group=group, mode=mode)
+    for name, content in (("cert.pem", context.tls.certificate), ("key.pem", context.tls.key)):
+        hidden_file(name=f"Put the server's {name}", content=content, dest=f"{folder}/{name}", group="vllm", mode="640")
 
 
 def _switch(context: Context, reasons: list[str]) -> None:

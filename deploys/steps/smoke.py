@@ -79,7 +79,7 @@ def smoke_request(context: Context) -> SmokeRequest:
     plan, settings = context.plan, context.settings
     return SmokeRequest.model_validate(
         {
-            "base_url": f"http://{url_host(settings.listen_address)}:{settings.port}",
+            "base_url": f"{'https' if context.tls else 'http'}://{url_host(settings.listen_address)}:{settings.port}",
             "model": plan.model,
             "prompt": plan.smoke.prompt,
             "max_tokens": plan.smoke.max_tokens,
@@ -93,6 +93,7 @@ def smoke_request(context: Context) -> SmokeRequest:
             "host": host.name,
             "profile": plan.profile,
             "api_key_file": f"{plan.release_dir}/api-key" if settings.api_key_file else None,
+            "tls_sha256": context.tls.sha256 if context.tls else None,
             "plan_file": f"{plan.release_dir}/plan.json",
             "facts_file": f"{RECORDS}/facts.json",
         }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -66,10 +67,22 @@ class Deployment:
     def ssh(self, script: str, name: str = "lab1", check: bool = True) -> str:
         return self.command("bringup", "lab", "ssh", name, script, check=check).stdout
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, tls: ssl.SSLContext | None = None) -> Any:
         """Ask the served model over HTTP."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.host().service_port}{path}", timeout=10) as answer:
-            return json.load(answer)
+        return json.load(self._open(path, tls))
+
+    def origins(self, tls: ssl.SSLContext) -> dict[str, str | None]:
+        """What the server allows pages from two places: the origin that it names, or None."""
+        found = {}
+        for origin in ("https://chat.example.org", "https://evil.example.org"):
+            found[origin] = self._open("/health", tls, Origin=origin).headers["Access-Control-Allow-Origin"]
+        return found
+
+    def _open(self, path: str, tls: ssl.SSLContext | None, **headers: str) -> Any:
+        """What the server answers."""
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{self.host().service_port}{path}"
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 (to this machine)
+        return urllib.request.urlopen(request, timeout=10, context=tls)  # noqa: S310
 
     def served_models(self) -> list[str]:
         return [model["id"] for model in self.get("/v1/models")["data"]]

@@ -21,17 +21,22 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _application(log: list[str]) -> web.Application:
+def _application(log: list[str], token: str | None = None) -> web.Application:
     @web.middleware
     async def logged(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.append(f"{request.method} {request.path_qs}")
+        if token is not None and request.headers.get("Authorization") != f"Bearer {token}":
+            raise web.HTTPUnauthorized
         return await handler(request)
 
     return web.Application(middlewares=[logged])
 
 
-def huggingface(folder: Path, repository: str, revision: str, log: list[str]) -> web.Application:
-    """Hugging Face's side of `hf download` and `hf cache verify`; `log` collects each request as ``METHOD path``."""
+def huggingface(folder: Path, repository: str, revision: str, log: list[str], token: str | None = None) -> web.Application:
+    """Hugging Face's side of `hf download` and `hf cache verify`; `log` collects each request as ``METHOD path``.
+
+    With a token, it is a gated repository: who does not show it is sent away.
+    """
 
     async def tree(request: web.Request) -> web.Response:
         entries: list[dict[str, object]] = []
@@ -52,7 +57,7 @@ def huggingface(folder: Path, repository: str, revision: str, log: list[str]) ->
             return web.Response(headers=headers | {"Content-Length": str(path.stat().st_size), "Accept-Ranges": "bytes"})
         return web.FileResponse(path, headers=headers)
 
-    application = _application(log)
+    application = _application(log, token)
     application.router.add_get(f"/api/models/{repository}/tree/{revision}", tree)
     application.router.add_route("*", f"/{repository}/resolve/{revision}/{{file}}", resolve)
     return application

@@ -85,7 +85,12 @@ class TestFlags:
 
     def test_plans_own_options_are_written_by_every_plan(self) -> None:
         plan = make_plan(bare_workstation(), Settings(), CATALOG, "main")
-        assert {name for name, flag in V33.flags.items() if flag.owner} - set(plan.vllm) == {"api-key"}
+        assert {name for name, flag in V33.flags.items() if flag.owner} - set(plan.vllm) == {
+            "api-key",
+            "ssl-certfile",
+            "ssl-keyfile",
+            "allowed-origins",
+        }
 
     @pytest.mark.parametrize(
         ("fields", "said"),

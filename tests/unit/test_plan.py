@@ -43,6 +43,14 @@ def demo_settings(**data: Any) -> Settings:
     return settings(profile="cpu-demo", model="smollm2-135m", **({"model_source": source} | data))
 
 
+def test_certificate_is_part_of_what_is_served() -> None:
+    plain, named = (make_plan(demo_host(), demo_settings(), CATALOG, "x", tls_name=name) for name in (None, "0123456789ab"))
+    assert "ssl-certfile" not in plain.vllm
+    assert named.vllm["ssl-keyfile"] == "/etc/bringup/tls/0123456789ab/key.pem"
+    assert named.digest != plain.digest
+    assert named.changes_from({decision.key: decision.value for decision in plain.decisions}) == ["tls unset → 0123456789ab"]
+
+
 def plan_4090d(catalog: Catalog = CATALOG, facts: HostFacts | None = None, **data: Any) -> Plan:
     return make_plan(facts or bare_workstation(), settings(**data), catalog, REVISION)
 
@@ -98,6 +106,7 @@ def test_same_facts_give_the_same_plan_byte_for_byte_in_every_process() -> None:
     [
         pytest.param({"port": 8001}, id="port"),
         pytest.param({"listen_address": "10.0.0.1", "api_key_file": "/key"}, id="address"),
+        pytest.param({"allowed_origins": ["https://chat.example.org"]}, id="origins"),
         pytest.param({"profile": "concurrent"}, id="profile"),
         pytest.param({"engine_settings": {"max-model-len": 8192}}, id="option"),
         pytest.param({"engine_settings": {"seed": 1}}, id="option-that-the-plan-leaves-to-vllm"),

@@ -58,7 +58,7 @@ def test_names_of_others_pass() -> None:
 
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "setting-name": ({"profil": "interactive"}, ("unknown setting 'profil'", "did you mean profile", "x_")),
-    "setting-name-far-off": ({"zzzz": 1}, ("unknown setting 'zzzz'", "known: acceptance, api_key_file")),
+    "setting-name-far-off": ({"zzzz": 1}, ("unknown setting 'zzzz'", "known: acceptance, allowed_origins")),
     "profile-name": ({"profile": "interactiv"}, ("unknown profile 'interactiv'", "did you mean interactive?")),
     "model-name": ({"model": "Qwen/Qwen3-4B-Instruct"}, ("unknown model", "did you mean Qwen/Qwen3-4B-Instruct-2507 or ")),
     "engine-name": ({"engine": "vllm-0.33.0"}, ("unknown engine 'vllm-0.33.0'", "vllm-0.33.0-cuda")),
@@ -74,6 +74,12 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "address": ({"listen_address": "localhost"}, ("listen_address", "'localhost'")),
     "address-without-key": ({"listen_address": "0.0.0.0"}, ("listen_address is 0.0.0.0", "api_key_file", "proxy")),
     "address-without-key-v6": ({"listen_address": "::"}, ("listen_address is ::", "api_key_file")),
+    "tls-by-half": ({"tls_cert_file": "/cert.pem"}, ("tls_cert_file and tls_key_file belong together",)),
+    "origin-with-a-path": ({"allowed_origins": ["https://chat.example.org/x"]}, ("allowed_origins",)),
+    "token-for-nothing": (
+        {"hub_token_file": "/token", "model_source": {"kind": "host-folder", "path": "/srv/m"}},
+        ("hub_token_file", "from somewhere else"),
+    ),
     "key-path": ({"api_key_file": "key.txt"}, ("api_key_file", "absolute path", "'key.txt'")),
     "acceptance-metric": ({"acceptance": {"ttft_p50": 240}}, ("acceptance", "'ttft_p50'", "ttft_p50_ms")),
     "acceptance-range": ({"acceptance": {"ttft_p50_ms": -1}}, ("acceptance.ttft_p50_ms", "greater than 0", "-1")),

@@ -1,6 +1,5 @@
 """What the host asks its own server: whether it is healthy, whether it answers; and what the watch does when it does not."""
 
-import datetime
 import http.server
 import json
 import os
@@ -13,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from bringup.errors import BringupError
 from bringup.onhost import watch
 from bringup.onhost.ready import wait_until_ready
 from bringup.onhost.server import server_of
+from tests.certificates import certificate
 
 ROOT = Path(__file__).parents[2]
 FakeServer = tuple[type["Fake"], http.server.ThreadingHTTPServer]
@@ -66,20 +63,6 @@ def plan(server: http.server.ThreadingHTTPServer, **options: Any) -> dict[str, A
     return {"model": "m", "vllm": {"host": "127.0.0.1", "port": server.server_port, **options}}
 
 
-def certificate(folder: Path) -> Path:
-    """A certificate that signs itself, for a name that is not the server's address, and its key in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vllm.example.org")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=1))
-    signed = made.sign(key, hashes.SHA256())
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    folder.mkdir(exist_ok=True)
-    file = folder / "tls.pem"
-    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + private)
-    return file
-
-
 def test_server_that_generates_is_ready(fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handler, server = fake
     file = tmp_path / "plan.json"
@@ -114,10 +97,10 @@ def test_over_tls_the_servers_own_certificate_is_trusted_and_no_other(fake: Fake
     _, server = fake
     own, other = certificate(tmp_path / "own"), certificate(tmp_path / "other")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(own)
+    context.load_cert_chain(own.cert, own.key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    assert server_of(plan(server, **{"ssl-certfile": str(own)})).is_healthy()
-    assert not server_of(plan(server, **{"ssl-certfile": str(other)})).is_healthy()
+    assert server_of(plan(server, **{"ssl-certfile": str(own.cert)})).is_healthy()
+    assert not server_of(plan(server, **{"ssl-certfile": str(other.cert)})).is_healthy()
     assert not server_of(plan(server)).is_healthy()
 
 
