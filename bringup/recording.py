@@ -96,6 +96,9 @@ def _check_sections(sections: Mapping[str, str], where: str) -> None:
             )
 
 
+_OF_THE_MOMENT = ("clock", "run-lock", "end")
+
+
 def save_recording(text: str, directory: Path, info: RecordingInfo) -> Recording:
     """Scrub the probe's output and write it to a new folder; what is scrubbed never reaches the disk.
 
@@ -106,7 +109,7 @@ def save_recording(text: str, directory: Path, info: RecordingInfo) -> Recording
         sections = scrub(split_sections(text))
     except ValueError as error:
         raise BringupError(f"nothing was recorded: {error}") from error
-    recording = Recording(info=info, sections={name: body for name, body in sections.items() if name not in ("clock", "end")})
+    recording = Recording(info=info, sections={name: body for name, body in sections.items() if name not in _OF_THE_MOMENT})
     _check_sections(recording.sections, "the probe's output")
     if directory.exists():
         raise BringupError(f"{directory} exists: name a folder that does not, or remove it")

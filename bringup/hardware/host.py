@@ -56,6 +56,8 @@ class HostFacts(Frozen):
     """Path of a vllm.service that bringup did not write."""
     service_enabled: bool = False
     """Whether vllm.service starts at boot."""
+    run_at_work: str | None = None
+    """Which other run of bringup is at work on the host, in words; None where there is none."""
     systemd_version: int | None = None
     """``252``; None where it is not known."""
     smoke: SmokeRecord | None = None

@@ -31,9 +31,7 @@ def lock(work: str, by: str | None = None) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BringupError(
-                f"another run is at work on this host: {_owner(file.name)}; wait for it to end (a cut connection does not end it)"
-            ) from error
+            raise BringupError(at_work(_read(LOCK))) from error
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "since_unix_s": int(time.time()), "work": work, "by": by}))
         file.flush()
@@ -43,15 +41,28 @@ def lock(work: str, by: str | None = None) -> Iterator[None]:
             file.truncate(0)
 
 
-def _owner(path: str) -> str:
-    """Who holds the lock, in words."""
+def at_work(content: str, now_unix_s: int | None = None) -> str:
+    """Say in words who holds the host.
+
+    Args:
+        content: of the lock's file.
+        now_unix_s: the host's time, in seconds since 1970; None asks the clock.
+    """
     try:
-        owner = json.loads(Path(path).read_text())
+        owner = json.loads(content)
         since_s = int(owner["since_unix_s"])
         clock = datetime.fromtimestamp(since_s, UTC).strftime("%H:%M:%S UTC")
-        age_s = max(0, int(time.time()) - since_s)
+        age_s = max(0, int(time.time() if now_unix_s is None else now_unix_s) - since_s)
         age = f"{age_s // 60} min {age_s % 60} s" if age_s >= 60 else f"{age_s} s"
         by = f", for {owner['by']}" if owner["by"] else ""
-        return f"{owner['work']}, since {clock} ({age}){by}, process {owner['pid']} here"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it has only just begun"
+        who = f"{owner['work']}, since {clock} ({age}){by}, process {owner['pid']} there"
+    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError):
+        who = "it has only just begun"
+    return f"another run is at work on this host: {who}; wait for it to end (a cut connection does not end it)"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -23,6 +23,8 @@ def host_blockers(facts: HostFacts, now_unix_s: int, driver_only: bool = False) 
     blockers = []
     if "pci-display" in facts.unknown:
         blockers.append(f"its PCI devices cannot be read ({facts.unknown['pci-display']}): whether it has a card is not known")
+    if facts.run_at_work is not None:
+        blockers.append(facts.run_at_work)
     if facts.foreign_unit is not None:
         blockers.append(
             f"it has a vllm.service that bringup did not write ({facts.foreign_unit}): "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 from bringup.hardware import Cpu, Disk, Gpu, GpuState, HostFacts, Memory, MemoryFacts, NumaNode, RootAccess
+from bringup.onhost.lock import at_work
 from bringup.probe.cpu import parse_cpu, parse_numa
 from bringup.probe.dmidecode import parse_memory
 from bringup.probe.gpu import DriverRow, bus_of, parse_nvidia_smi_list, parse_pci_displays, refine_with_nvidia_smi
@@ -103,6 +104,7 @@ def parse_host(text: str) -> HostFacts:
     )
     sysctls, read_only = parse_sysctls(body("sysctl"))
     service = parse_service(body("service"))
+    clock = read("clock", int, 0)
     system = parse_system(reading.sections, container, packages, holds)
     nvidia = parse_nvidia(
         body("nvidia-module"),
@@ -127,7 +129,7 @@ def parse_host(text: str) -> HostFacts:
         virtualization=virtualization,
         root_access=cast(RootAccess, identity["root"]) if identity.get("root") in ("root", "sudo") else "none",
         login_user=identity.get("user", "unknown"),
-        clock_unix_s=read("clock", int, 0),
+        clock_unix_s=clock,
         cpu=cpu,
         memory=read(
             "meminfo",
@@ -152,6 +154,7 @@ def parse_host(text: str) -> HostFacts:
         service_enabled=service.enabled,
         foreign_unit=service.foreign,
         systemd_version=service.systemd_version,
+        run_at_work=at_work(body("run-lock"), clock) if body("run-lock") else None,
         smoke=parse_smoke(body("smoke")),
         gpu_check=parse_gpu_check(body("gpu-check")),
         unknown=reading.unknown,

@@ -246,6 +246,10 @@ systemctl show vllm.service --property=LoadState --property=ActiveState --proper
 systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/SystemdVersion=\1/p'
 unit=$(systemctl show vllm.service --property=FragmentPath --value 2>/dev/null)
 [ -n "$unit" ] && ! grep -q 'Written by bringup' "$unit" 2>/dev/null && echo "Foreign=$unit"
+section run-lock
+# who holds it, unless that process is gone
+v /run/bringup.lock; pid=${v#*'"pid": '}; pid=${pid%%[!0-9]*}
+[ -n "$pid" ] && grep -qs bringup.onhost "/proc/$pid/cmdline" && echo "$v"
 section service-user; getent passwd vllm 2>/dev/null
 section smoke
 [ -e /var/lib/bringup/smoke/latest.json ] && cat /var/lib/bringup/smoke/latest.outcome.json 2>/dev/null

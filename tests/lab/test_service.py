@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -185,13 +186,20 @@ def test_release_that_fails_its_benchmark_is_taken_back_and_costs_the_switch_alo
     seqs = service.ssh("grep ^max-num-seqs /opt/bringup/current/vllm.yaml")
     began = time.time()
     client = Client(service)
-    thread = threading.Thread(target=client.run)
-    thread.start()
-    try:
-        run = service.deployment.deploy(check=False, engine_settings={"max-num-seqs": 3}, acceptance={"ttft_p50_ms": 0.5})
-    finally:
-        client.over.set()
-        thread.join()
+    bad = {"engine_settings": {"max-num-seqs": 3}, "acceptance": {"ttft_p50_ms": 0.5}}
+    with ThreadPoolExecutor() as both:
+        asking, deploying = both.submit(client.run), both.submit(lambda: service.deployment.deploy(check=False, **bad))
+        try:
+            service.wait(lambda: "switching" in service.ssh("cat /run/bringup.lock"), START_LIMIT_S, "the switch is at work")
+            second = service.deployment.deploy(check=False)
+            run = deploying.result()
+        finally:
+            client.over.set()
+        asking.result()
+    # another run meanwhile is told whose work it would disturb, and since when
+    assert second.returncode == 1
+    whose = r"another run is at work on this host: switching to release \w+, since \S+ UTC \(.+ s\), for \S+@\S+ \(pid \d+\)"
+    assert re.search(whose, second.stderr)
     assert run.returncode == 1
     assert re.search(r"release \w+ came up, but it failed its benchmark, see the report", run.stderr)
     assert re.search(r"which was served before, is served again; the other one differs in: .*max-num-seqs 4 → 3", run.stderr)

@@ -61,6 +61,7 @@ UNFIT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "arm": (system(architecture="aarch64"), ("aarch64", "x86_64")),
     "no-root": ({"root_access": "none", "login_user": "guest"}, ("'guest'", "NOPASSWD")),
     "no-systemd": ({"init": "tini"}, ("tini", "systemd")),
+    "another-run": ({"run_at_work": "another run is at work on this host: building vllm"}, ("another run is at work", "building")),
     "clock-behind": ({"clock_unix_s": NOW_UNIX_S - 301}, ("301 s behind", "timedatectl set-ntp true")),
     "clock-ahead": ({"clock_unix_s": NOW_UNIX_S + 301}, ("301 s ahead", "timedatectl set-ntp true")),
     "clock-unknown": ({"clock_unix_s": 0}, ("clock",)),

@@ -1,5 +1,6 @@
 """The probe: its script on this machine, its parsers on recordings, real output and rubbish."""
 
+import json
 import os
 import platform
 import pwd
@@ -272,6 +273,15 @@ def test_driver_that_does_not_answer_is_quoted(answer: str) -> None:
 def test_output_that_is_not_the_probes_raises(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_host(text)
+
+
+def test_run_at_work_is_told_with_its_owner_and_age() -> None:
+    held = json.dumps({"pid": 7, "since_unix_s": NOW_UNIX_S - 61, "work": "building vllm", "by": "ann@laptop (pid 9)"})
+    told = parse_host(with_body("run-lock", held)).run_at_work
+    assert told is not None
+    assert "building vllm, since " in told
+    assert "(1 min 1 s), for ann@laptop (pid 9), process 7 there" in told
+    assert parse_host(with_body("run-lock", "")).run_at_work is None
 
 
 def plan_or_refuse(text: str) -> None:

@@ -158,7 +158,7 @@ def test_second_run_is_refused_while_the_first_is_at_work(host: Host) -> None:
     host.add("new")
     with lock.lock("building vllm", "ann@laptop (pid 7)"), pytest.raises(BringupError) as refused:
         switch("new")
-    said = r"building vllm, since \d\d:\d\d:\d\d UTC \(\d+ s\), for ann@laptop \(pid 7\), process \d+ here"
+    said = r"building vllm, since \d\d:\d\d:\d\d UTC \(\d+ s\), for ann@laptop \(pid 7\), process \d+ there"
     assert re.search(said, str(refused.value))
     assert host.calls == []
 
@@ -175,7 +175,7 @@ def test_lock_of_a_run_that_was_killed_holds_nobody_up(host: Host) -> None:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(BringupError, match=f"building vllm.* process {other.pid} here"):
+        with pytest.raises(BringupError, match=f"building vllm.* process {other.pid} there"):
             switch("new")
         other.send_signal(signal.SIGKILL)
     switch("new")
