@@ -17,7 +17,7 @@ from deploys.render import render
 from deploys.steps.smoke import put_facts, put_request, reports_dir, smoke_request
 
 UNIT = "/etc/systemd/system/vllm.service"
-SUPPORT_UNITS = ("vllm-watch.service", "vllm-failed.service", "vllm-devices.service")
+SUPPORT_UNITS = ("vllm-watch.service", "vllm-failed.service")
 """What vllm.service leans on; the same for every release."""
 
 
