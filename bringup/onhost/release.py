@@ -22,12 +22,13 @@ from bringup.onhost.lock import lock
 from bringup.onhost.log import first_error, service_log, without_tracebacks
 from bringup.onhost.say import say
 from bringup.onhost.server import server_of
-from bringup.onhost.systemd import SERVICE, main_pid, systemctl
+from bringup.onhost.systemd import SERVICE, main_pid, read, systemctl
 
 RELEASES = Path("/opt/bringup/releases")
 CURRENT = Path("/opt/bringup/current")
 UNIT = Path("/etc/systemd/system/vllm.service")
 SMOKE_RECORD = Path("/var/lib/bringup/smoke/latest.json")
+TLS = Path("/etc/bringup/tls")
 SMOKE_PYTHON = "/opt/bringup/tools/smoke/bin/python"
 LIBRARY = "/opt/bringup/lib/bringup.zip"
 SERVED = ".served"
@@ -102,7 +103,9 @@ class Switch:
         current, mark = self.current(), self.release / PREVIOUS
         if current == self.release.name and mark.exists():
             return mark.read_text().strip()  # an earlier run was cut in the middle of this very switch
-        return current if systemctl("is-active", SERVICE) == "active" else None
+        # one that came up is worth going back to, also where it does not run at this moment: a run that was cut while it went back
+        came_up = current is not None and (RELEASES / current / SERVED).exists()
+        return current if came_up or systemctl("is-active", SERVICE) == "active" else None
 
     def _start(self, previous: str | None) -> None:
         """Put this release in place and wait until it answers.
@@ -239,11 +242,15 @@ class Switch:
             say(f"KV cache: it could not be compared with the plan's, or that not be kept: {error}")
 
     def _prune(self, previous: str | None) -> None:
-        """Keep the newest releases, and always the one before."""
+        """Keep the newest releases, always the one before, and the certificates that they are served with."""
         releases = sorted(RELEASES.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
         for old in releases[KEPT_RELEASES:]:
             if old.name not in (self.release.name, previous):
                 shutil.rmtree(old)
+        plans = "".join(read(path) for path in RELEASES.glob("*/plan.json"))
+        for folder in TLS.glob("*"):
+            if str(folder) not in plans:
+                shutil.rmtree(folder)
 
 
 def _staged(path: Path) -> Path:

@@ -5,6 +5,7 @@ The same switch with the real ones is in tests/lab/test_deploy.py.
 
 import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -70,7 +71,13 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     host = Host(tmp_path)
-    for name, path in {"RELEASES": "releases", "CURRENT": "current", "UNIT": "vllm.service", "SMOKE_RECORD": "latest.json"}.items():
+    for name, path in {
+        "RELEASES": "releases",
+        "CURRENT": "current",
+        "UNIT": "vllm.service",
+        "SMOKE_RECORD": "latest.json",
+        "TLS": "tls",
+    }.items():
         monkeypatch.setattr(release, name, tmp_path / path)
     monkeypatch.setattr(lock, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(release, "systemctl", host.systemctl)
@@ -143,6 +150,31 @@ def test_repair_in_place_that_fails_does_not_pretend_to_go_back(host: Host) -> N
     with pytest.raises(BringupError, match="there is none to put back"):
         switch("same")
     assert not (host.root / "releases/same/.served").exists(), "the next run must see that a start is due"
+
+
+def test_release_that_came_up_is_gone_back_to_although_it_does_not_run_now(host: Host) -> None:
+    host.add("old")
+    host.add("new")
+    switch("old")
+    host.state = "activating"  # a run was cut while it put this one back
+    host.failing.add("new")
+    with pytest.raises(BringupError, match="release old, which was served before, is served again"):
+        switch("new")
+
+
+def test_old_releases_go_and_their_certificates_with_them(host: Host) -> None:
+    for number in range(8):
+        folder = host.add(f"release{number}")
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["vllm"]["ssl-certfile"] = str(release.TLS / f"certificate{number}/cert.pem")
+        (folder / "plan.json").write_text(json.dumps(plan))
+        os.utime(folder, (number, number))
+        (release.TLS / f"certificate{number}").mkdir(parents=True)
+        switch(f"release{number}")
+    left = {path.name.removeprefix("release") for path in release.RELEASES.iterdir()}
+    assert {path.name.removeprefix("certificate") for path in release.TLS.iterdir()} == left
+    assert {"6", "7"} <= left
+    assert len(left) == release.KEPT_RELEASES
 
 
 def test_first_release_that_fails_is_stopped(host: Host) -> None:
