@@ -54,6 +54,8 @@ class Service:
 
     def open(self, max_tokens: int, timeout_s: float = 60, stream: bool = False) -> "urllib.request._UrlopenRet":
         wanted = {"model": self.model, "prompt": "Once", "max_tokens": max_tokens, "ignore_eos": True, "stream": stream}
+        if stream:
+            wanted["stream_options"] = {"include_usage": True}
         url = f"http://127.0.0.1:{self.deployment.host().service_port}/v1/completions"
         request = urllib.request.Request(url, json.dumps(wanted).encode(), {"Content-Type": "application/json"})
         return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 (to this machine)
@@ -113,12 +115,13 @@ def test_server_that_hangs_is_ended_by_the_watch_and_comes_back(service: Service
 
 
 def test_answer_that_is_running_ends_before_a_stop_and_a_start_can_be_stopped(service: Service) -> None:
-    with service.open(400, stream=True) as answer:
+    with service.open(200, stream=True) as answer:
         assert answer.readline().startswith(b"data:")
         service.ssh("systemctl stop --no-block vllm.service")
         rest = answer.read().decode()
     assert rest.rstrip().endswith("data: [DONE]")
-    assert rest.count('"text"') >= 390
+    # not the chunks: a busy server sends several tokens in one
+    assert '"completion_tokens":200' in rest.replace(" ", "")
     service.wait(lambda: service.state() == "inactive", STOP_LIMIT_S, "the service has stopped")
     assert service.processes() == set()
 
