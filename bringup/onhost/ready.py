@@ -15,18 +15,22 @@ _POLL_S = 0.5
 def wait_until_ready(plan_file: Path) -> None:
     """Wait for /health, then have a few tokens generated.
 
-    There is no limit of its own: systemd ends it with TimeoutStartSec, or once the server has died. The API key is in the
-    environment, as it is for the server.
+    There is no limit of its own but systemd's TimeoutStartSec. The API key is in the environment, as it is for the server, and
+    so is the server's process id (MAINPID, from systemd).
 
     Raises:
-        BringupError: the plan cannot be read, or the server is healthy and does not generate.
+        BringupError: the plan cannot be read, the server has ended, or it is healthy and does not generate.
     """
     try:
         plan = json.loads(plan_file.read_text())
     except (OSError, ValueError) as error:
         raise BringupError(f"{plan_file} cannot be read: {error}") from error
     server = server_of(plan, os.environ.get("VLLM_API_KEY"))
+    main = os.environ.get("MAINPID")
     while not server.is_healthy():
+        # systemd waits for us before it looks at a server that has ended meanwhile (seen with 252)
+        if main is not None and not Path("/proc", main).exists():
+            raise BringupError("the server ended before it was ready")
         time.sleep(_POLL_S)
     began_s = time.monotonic()
     server.answer()

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -70,6 +71,17 @@ def test_server_that_generates_is_ready(fake: FakeServer, tmp_path: Path, monkey
     monkeypatch.setenv("VLLM_API_KEY", "sk-1")
     wait_until_ready(file)
     assert handler.asked == [("/v1/completions", "Bearer sk-1")]
+
+
+def test_server_that_has_ended_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    (tmp_path / "plan.json").write_text(json.dumps({"model": "m", "vllm": {"host": "127.0.0.1", "port": port}}))
+    monkeypatch.setenv("MAINPID", str(ended.pid))
+    with pytest.raises(BringupError, match="the server ended before it was ready"):
+        wait_until_ready(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(
