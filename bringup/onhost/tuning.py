@@ -4,6 +4,7 @@ What was there is kept on the first run that touches a setting, in `ORIGINAL`, a
 asked for is put back and forgotten. So an empty request undoes everything.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -156,8 +157,13 @@ class Tuning:
             try:
                 _put(path, setting["value"])
                 moved += 1
-            except OSError:  # the kernel's own: a timer, or one queue for each CPU
-                self.refused[f"/{path.relative_to(self.root)}"] = _device(path.parent)
+            except OSError as error:
+                name = f"/{path.relative_to(self.root)}"
+                if error.errno == errno.EIO:  # the kernel's own: a timer, or a device's queue for each CPU
+                    self.refused[name] = _device(path.parent)
+                else:
+                    self.failed.append(f"irq_affinity is {now} and not {setting['value']} ({name}): {error.strerror}")
+                    say(f"irq_affinity did not take: {self.failed[-1]}")
         if moved:
             say(f"irq_affinity: {moved} interrupts moved to CPUs {setting['value']}")
         if self.refused:
@@ -171,13 +177,17 @@ class Tuning:
         before = read_value(path)
         if before is None or before == value:
             return
+        name = f"/{path.relative_to(self.root)}"
+        if not os.access(path, os.W_OK):
+            # as in a container: its owner was told, and repeating it at each boot changes nothing
+            say(f"{key} stays {before}: {name} cannot be written from inside this host")
+            return
         try:
             _put(path, value)
             reason = ""
         except OSError as error:
             reason = f": {error.strerror}"
         after = read_value(path)
-        name = f"/{path.relative_to(self.root)}"
         if after == value or (path.name.endswith("affinity") and not reason):
             say(f"{key}: {before} → {after} ({name})")
         elif after is not None:

@@ -175,6 +175,38 @@ def test_an_interrupt_that_was_moved_by_hand_is_caught(machine: Machine) -> None
     assert drifted(machine) == []
 
 
+def test_processes_are_looked_at_thread_by_thread_and_page_by_page(machine: Machine) -> None:
+    """With the kernel's own numa_maps; what stands in for the server holds 64 MiB."""
+    planned = {"service": {"cpus": "2", "memory_nodes": "1"}, "host": [], "tuning": None}
+    program = (
+        "import threading, time; held = bytearray(b'x' * 2**26); "
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start(); print('up', flush=True); time.sleep(600)"
+    )
+    machine.ssh(f"mkdir -p /opt/bringup/current && echo '{json.dumps(planned)}' > /opt/bringup/current/plan.json")
+
+    def looked_at(*properties: str, afterwards: str = "true") -> dict[str, str]:
+        """Kind of check to its status, of a server that is started so."""
+        options = " ".join(f"--property={text}" for text in properties)
+        machine.ssh(
+            f'systemd-run --quiet --unit=vllm.service --property=StandardOutput=file:/run/up {options} python3 -c "{program}" && '
+            "timeout 120 sh -c 'until grep -q up /run/up; do sleep 0.2; done' && "
+            f"pid=$(systemctl show vllm.service --property=MainPID --value) && {afterwards}"
+        )
+        checks = checks_of(machine.ssh(reading_command()).stdout)
+        machine.ssh("systemctl stop vllm.service; rm /run/up")
+        return {check.subject.partition(" of process")[0]: check.status for check in checks if " of process" in check.subject}
+
+    bound = ("CPUAffinity=2", "NUMAPolicy=bind", "NUMAMask=1")
+    try:
+        assert looked_at(*bound) == {"CPUs": "ok", "memory": "ok"}
+        one_thread = "taskset -pc 0 $(ls /proc/$pid/task | tail -n 1)"
+        assert looked_at(*bound, afterwards=one_thread) == {"CPUs": "drift", "memory": "ok"}
+        assert looked_at("CPUAffinity=2") == {"CPUs": "ok", "memory": "drift"}
+        assert looked_at("CPUAffinity=2", "NUMAPolicy=bind", "NUMAMask=0") == {"CPUs": "ok", "memory": "drift"}
+    finally:
+        machine.ssh("rm -r /opt/bringup/current")
+
+
 def test_settings_are_there_after_a_reboot(machine: Machine, run: Run, inventory: Path) -> None:
     machine.reboot()
     assert machine.ssh("systemctl show bringup-tuning.service --property=Result --value").stdout == "success\n"
