@@ -1,5 +1,5 @@
 # `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
-.PHONY: help setup demo test unit pages example-reports lab test-vm test-driver test-vm-driver lint bench bench-smoke bench-tuning clean test-soak test-service
+.PHONY: help setup demo test unit pages example-reports lab test-vm test-driver test-vm-driver test-vm-tuning lint bench bench-smoke bench-tuning clean test-soak test-service
 
 BIN := .venv/bin
 
@@ -14,6 +14,7 @@ help:
 	@echo "make test-soak fifty restarts of the service in a row (half an hour; not part of make test)"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
 	@echo "make test-vm-driver Debian's own NVIDIA driver in a virtual machine, as far as its packages' unpacking (about five minutes; not part of make test)"
+	@echo "make test-vm-tuning host settings in a virtual machine, with reboots (about four minutes; not part of make test yet)"
 	@echo "make lint    ruff, mypy, shellcheck"
 	@echo "make bench   what plans and samples cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make bench-tuning what a setting of the host brings on this machine: A/B pairs with intervals (as root)"
@@ -60,14 +61,17 @@ test-driver: setup
 	$(BIN)/pytest tests/lab/test_driver*.py
 
 test-vm: setup
-	$(BIN)/pytest tests/vm --ignore=tests/vm/test_driver.py
+	$(BIN)/pytest tests/vm --ignore=tests/vm/test_driver.py --ignore=tests/vm/test_tuning.py
+
+test-vm-tuning: setup
+	$(BIN)/pytest tests/vm/test_tuning.py
 
 test-vm-driver: setup
 	$(BIN)/pytest tests/vm/test_driver.py
 
 # one run of pytest, so that its last lines name everything that was skipped, and why
 test: lint
-	$(BIN)/pytest tests/unit tests/browser tests/lab tests/vm $(patsubst %,--ignore=%,$(wildcard tests/lab/test_driver*.py)) --ignore=tests/vm/test_driver.py --ignore=tests/lab/test_soak.py $(patsubst %,--ignore=%,$(NOT_YET))
+	$(BIN)/pytest tests/unit tests/browser tests/lab tests/vm $(patsubst %,--ignore=%,$(wildcard tests/lab/test_driver*.py)) --ignore=tests/vm/test_driver.py --ignore=tests/lab/test_soak.py --ignore=tests/vm/test_tuning.py $(patsubst %,--ignore=%,$(NOT_YET))
 	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
 	@echo "Next: make demo"
 

@@ -192,9 +192,10 @@ def test_processes_are_looked_at_thread_by_thread_and_page_by_page(machine: Mach
 
     def looked_at(*properties: str, afterwards: str = "true") -> dict[str, str]:
         """Kind of check to its status, of a server that is started so."""
-        options = " ".join(f"--property={text}" for text in properties)
-        machine.ssh(
-            f'systemd-run --quiet --unit=vllm.service --property=StandardOutput=file:/run/up {options} python3 -c "{program}" && '
+        unit = ["[Service]", *properties, "StandardOutput=truncate:/run/up", f'ExecStart=/usr/bin/python3 -c "{program}"']
+        machine.run_script(
+            "cat > /run/systemd/system/vllm.service << 'END'\n" + "\n".join(unit) + "\nEND\n"
+            "systemctl daemon-reload && systemctl start vllm.service && "
             "timeout 120 sh -c 'until grep -q up /run/up; do sleep 0.2; done' && "
             f"pid=$(systemctl show vllm.service --property=MainPID --value) && {afterwards}"
         )
@@ -210,7 +211,7 @@ def test_processes_are_looked_at_thread_by_thread_and_page_by_page(machine: Mach
         assert looked_at("CPUAffinity=2") == {"CPUs": "ok", "memory": "drift"}
         assert looked_at("CPUAffinity=2", "NUMAPolicy=bind", "NUMAMask=0") == {"CPUs": "ok", "memory": "drift"}
     finally:
-        machine.ssh("rm -r /opt/bringup/current")
+        machine.ssh("rm -r /opt/bringup/current /run/systemd/system/vllm.service; systemctl daemon-reload")
 
 
 def test_settings_are_there_after_a_reboot(machine: Machine, run: Run, inventory: Path) -> None:
