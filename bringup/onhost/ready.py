@@ -29,9 +29,20 @@ def wait_until_ready(plan_file: Path) -> None:
     main = os.environ.get("MAINPID")
     while not server.is_healthy():
         # systemd waits for us before it looks at a server that has ended meanwhile (seen with 252)
-        if main is not None and not Path("/proc", main).exists():
+        if main is not None and _has_ended(int(main)):
             raise BringupError("the server ended before it was ready")
         time.sleep(_POLL_S)
     began_s = time.monotonic()
     server.answer()
     say(f"ready: the first answer took {time.monotonic() - began_s:.1f} s")
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether there is no such process. Not by /proc, where the unit's sandbox hides the server from what is started beside it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it has not yet become the service's user
+        return False
+    return False
