@@ -17,7 +17,7 @@ REQUEST = "etc/bringup/tuning.json"
 REFUSED = "run/bringup/refused.json"
 """Interrupts that the kernel would not move when it was last tried: file to the device's name."""
 UNITS = ("vllm.service", "bringup-tuning.service")
-_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "ControlGroup")
+_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
 
 
 def read_value(path: Path) -> str | None:
@@ -111,20 +111,20 @@ def read_numa_maps(text: str) -> dict[str, Any]:
     return {"policies": policies, "own_kib": kib}
 
 
-def read_processes(control_group: str, root: Path) -> dict[str, Any]:
-    """All processes of a unit, those of control groups below it too."""
+def read_processes(unit: str, root: Path) -> dict[str, Any]:
+    """All processes of a unit, those of control groups below its own too.
+
+    Asked of each process: where control groups are mounted differs (cgroup v1, containers), what /proc says of them does not.
+    """
     found: dict[str, Any] = {}
-    if not control_group:
-        return found
-    for listed in (root / "sys/fs/cgroup" / control_group.lstrip("/")).rglob("cgroup.procs"):
+    for folder in (root / "proc").glob("[0-9]*"):
         try:
-            pids = listed.read_text().split()
+            groups = (folder / "cgroup").read_text()
         except OSError:
             continue
-        for pid in pids:
-            process = read_process(root / "proc" / pid)
-            if process is not None:
-                found[pid] = process
+        process = read_process(folder) if re.search(rf"/{re.escape(unit)}(/|$)", groups, re.M) else None
+        if process is not None:
+            found[folder.name] = process
     return found
 
 
@@ -161,7 +161,6 @@ def read_all(request: dict[str, Any] | None, root: Path = Path("/"), with_proces
     applied = _json(root / REQUEST)
     request = request if request is not None else applied
     said = units(*UNITS)
-    group = said.get("vllm.service", {}).get("ControlGroup", "")
     return {
         "request": request,
         "applied": applied is not None,
@@ -171,7 +170,7 @@ def read_all(request: dict[str, Any] | None, root: Path = Path("/"), with_proces
         "tuned_profile": read_value(root / "etc/tuned/active_profile"),
         "units": said,
         "plan": _planned(root),
-        "processes": read_processes(group, root) if with_processes else {},
+        "processes": read_processes(UNITS[0], root) if with_processes else {},
     }
 
 

@@ -175,6 +175,9 @@ def _processes(reading: Reading) -> Iterator[Check]:
     plan = reading.plan
     if plan is None:
         return
+    if not reading.processes and reading.units.get("vllm.service", {}).get("ActiveState") == "active":
+        why = "nothing can be said of where they run; were they looked at with root's rights?"
+        yield Check(subject="processes of vllm.service", expected="one at least", found="none seen", status="drift", why=why)
     for pid, process in sorted(reading.processes.items()):
         yield from _placement(f"process {pid} ({process.name})", process, plan)
 

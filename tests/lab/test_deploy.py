@@ -293,3 +293,25 @@ def test_model_from_a_hub(deployment: Deployment, hub: object, name: str) -> Non
     assert f"{MODEL} is complete in /var/lib/bringup/models/HuggingFaceTB--SmolLM2-135M-Instruct@{revision}" in run.stderr
     assert deployment.get("/v1/models")["data"][0]["root"].endswith(f"@{revision}")
     assert asked
+
+
+def test_settings_that_only_the_owner_of_the_machine_can_make_stop_nothing(deployment: Deployment) -> None:
+    # /sys is read-only there, and what it says is this machine's
+    now = deployment.ssh("cat /sys/kernel/mm/transparent_hugepage/enabled", "lab2")
+    other = "madvise" if "[never]" in now else "never"
+    settings = {"host_settings": json.dumps({"transparent_hugepage": other}), "reports_dir": str(deployment.reports)}
+    options = [word for name, value in settings.items() for word in ("--data", f"{name}={value}")]
+    words = ("pyinfra", "-y", "inventories/lab.py", "deploys/tuning.py", "--json", "--limit", "lab2", *options)
+    first = deployment.command(*words)
+    assert "transparent_hugepage cannot be set from inside this host (systemd-nspawn); its owner can set it" in first.stderr
+    assert changed(deployment.command(*words)) == []
+    found = deployment.verify(limit="lab2")
+    assert found.returncode == 0
+    (check,) = [
+        check for check in json.loads(found.stdout)["hosts"]["lab2"]["checks"] if check["subject"] == "transparent_hugepage"
+    ]
+    assert check["status"] == "cannot"
+    assert f"; do echo {other} > $file; done" in check["why"]
+    absent = [*options, "--data", "tuning_state=absent"]
+    deployment.command(*words[: -len(options)], *absent)
+    assert deployment.verify(limit="lab2").returncode == 1

@@ -13,7 +13,7 @@ from bringup.catalog import load_catalog
 from bringup.errors import BringupError
 from bringup.findings.kernel import kernel_findings
 from bringup.hardware import HostFacts, TuningFacts
-from bringup.onhost.reading import read_all, read_numa_maps
+from bringup.onhost.reading import read_all, read_numa_maps, read_processes
 from bringup.onhost.tuning import ORIGINAL, Tuning, cpu_mask
 from bringup.plan import Plan, make_plan
 from bringup.plan.tuning import AppliedSetting, TuningPlan
@@ -328,6 +328,26 @@ def test_reading_runs_as_a_script_of_its_own() -> None:
     assert json.loads(done.stdout)["settings"] == {}
 
 
+def test_processes_are_those_of_the_unit_wherever_control_groups_are_mounted(tmp_path: Path) -> None:
+    groups = {
+        "1": "0::/init.scope",
+        "20": "0::/machine/payload/system.slice/vllm.service",
+        "21": "1:name=systemd:/system.slice/vllm.service/engine\n0::/",
+        "30": "0::/system.slice/vllm.service.d",
+        "31": "0::/system.slice/my-vllm.service",
+    }
+    for pid, group in groups.items():
+        thread = tmp_path / "proc" / pid / "task" / pid
+        thread.mkdir(parents=True)
+        (thread / "status").write_text("Name:\tpython3\nCpus_allowed_list:\t4-7\n")
+        limits = "Max open files            1024                 65536      files"
+        for name, text in {"cgroup": group, "comm": "python3", "limits": limits}.items():
+            (tmp_path / "proc" / pid / name).write_text(f"{text}\n")
+    found = read_processes("vllm.service", tmp_path)
+    assert sorted(found) == ["20", "21"]
+    assert found["20"] == {"name": "python3", "threads": {"4-7": 1}, "memory": None, "nofile": "65536"}
+
+
 def test_own_memory_is_told_from_that_of_files() -> None:
     text = """\
 55d0 bind:1 file=/usr/bin/python3 mapped=600 N0=600 kernelpagesize_kB=4
@@ -412,6 +432,7 @@ def test_a_host_in_order_has_nothing_to_tell_but_what_the_kernel_keeps() -> None
         ("processes/8/threads", {"4-7": 20, "0-7": 1}, "CPUs of process 8 (VLLM::EngineCore)", "drift"),
         ("processes/8/memory/own_kib", {"0": 400, "1": 4000}, "memory of process 8 (VLLM::EngineCore)", "drift"),
         ("processes/8/memory/policies", {"default": 9}, "memory of process 8 (VLLM::EngineCore)", "drift"),
+        ("processes", {}, "processes of vllm.service", "drift"),
         ("processes/8/nofile", "1024", "open files of process 8 (VLLM::EngineCore)", "drift"),
     ],
 )
