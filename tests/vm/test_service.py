@@ -45,7 +45,8 @@ def machine(boot: Boot) -> Machine:
     )
     plan = make_plan(demo_host(), settings, load_catalog(), "x")
     service = plan.service.model_copy(update={"command": ("/usr/local/bin/server",), "cpus": "1", "memory_max_mib": LIMIT_MIB})
-    unit = render("vllm.service.j2", plan.model_copy(update={"service": service}))
+    plan = plan.model_copy(update={"service": service})  # which is another release
+    unit = render("vllm.service.j2", plan)
     # nothing answers here
     unit = "\n".join(line for line in unit.splitlines() if not line.startswith("ExecStartPost="))
     machine.run_script(
