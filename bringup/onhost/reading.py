@@ -91,8 +91,13 @@ def read_process(folder: Path) -> dict[str, Any] | None:
         memory = read_numa_maps((folder / "numa_maps").read_text())
     except OSError:
         memory = None
-    nofile = re.search(r"^Max open files\s+\S+\s+(\S+)", limits, re.M)
-    return {"name": name, "threads": threads, "memory": memory, "nofile": nofile[1] if nofile else None}
+    return {"name": name, "threads": threads, "memory": memory, "nofile": _most_files(limits)}
+
+
+def _most_files(limits: str) -> str | None:
+    """Hard limit of open files, of /proc/PID/limits."""
+    found = re.search(r"^Max open files\s+\S+\s+(\S+)", limits, re.M)
+    return found[1] if found else None
 
 
 def read_numa_maps(text: str) -> dict[str, Any]:
@@ -126,6 +131,13 @@ def read_processes(unit: str, root: Path) -> dict[str, Any]:
         if process is not None:
             found[folder.name] = process
     return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _json(path: Path) -> Any:
@@ -170,6 +182,7 @@ def read_all(request: dict[str, Any] | None, root: Path = Path("/"), with_proces
         "tuned_profile": read_value(root / "etc/tuned/active_profile"),
         "units": said,
         "plan": _planned(root),
+        "most_files": _most_files(_text(root / "proc/1/limits")),
         "processes": read_processes(UNITS[0], root) if with_processes else {},
     }
 

@@ -179,10 +179,10 @@ def _processes(reading: Reading) -> Iterator[Check]:
         why = "nothing can be said of where they run; were they looked at with root's rights?"
         yield Check(subject="processes of vllm.service", expected="one at least", found="none seen", status="drift", why=why)
     for pid, process in sorted(reading.processes.items()):
-        yield from _placement(f"process {pid} ({process.name})", process, plan)
+        yield from _placement(f"process {pid} ({process.name})", process, plan, reading.most_files)
 
 
-def _placement(subject: str, process: ProcessReading, plan: PlannedService) -> Iterator[Check]:
+def _placement(subject: str, process: ProcessReading, plan: PlannedService, most_files: str | None) -> Iterator[Check]:
     restart = "a restart of vllm.service places it anew"
     if plan.cpus:
         allowed = set(parse_cpu_list(plan.cpus))
@@ -212,11 +212,21 @@ def _placement(subject: str, process: ProcessReading, plan: PlannedService) -> I
             why=restart if wrong else "",
         )
     if (least := plan.limits.get("nofile")) and process.nofile is not None:
-        enough = process.nofile == "unlimited" or int(process.nofile) >= int(least)
-        yield Check(
-            subject=f"open files of {subject}",
-            expected=f"{least} or more",
-            found=process.nofile,
-            status="ok" if enough else "drift",
-            why="" if enough else restart,
+        yield _open_files(subject, least, process.nofile, most_files)
+
+
+def _open_files(subject: str, least: str, nofile: str, most: str | None) -> Check:
+    def number(limit: str) -> float:
+        return float("inf") if limit == "unlimited" else int(limit)
+
+    status: Status = "ok"
+    why = ""
+    if number(nofile) < number(least):
+        capped = most is not None and number(most) <= number(nofile)
+        status = "cannot" if capped else "drift"
+        why = (
+            f"process 1 of this host has no more itself: its owner starts it with a higher one (ulimit -Hn {least})"
+            if capped
+            else "a restart of vllm.service gives it the unit's"
         )
+    return Check(subject=f"open files of {subject}", expected=f"{least} or more", found=nofile, status=status, why=why)

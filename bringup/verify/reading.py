@@ -61,6 +61,8 @@ class Reading(Frozen):
     tuned_profile: str | None
     units: dict[str, dict[str, str]]
     plan: PlannedService | None
+    most_files: str | None = None
+    """Hard limit of open files of process 1, which none of a container's own can exceed; as the kernel writes it."""
     processes: dict[int, ProcessReading] = Field(default_factory=dict)
 
 

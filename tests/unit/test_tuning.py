@@ -440,6 +440,11 @@ def test_each_thing_that_differs_is_caught_alone(path: str, value: Any, subject:
     assert drifted(reading(**{path: value})) == [(subject, status)]
 
 
+def test_a_limit_that_the_whole_host_has_is_its_owners() -> None:
+    found = reading(**{"processes/8/nofile": "20000", "most_files": "20000"})
+    assert drifted(found) == [("open files of process 8 (VLLM::EngineCore)", "cannot")]
+
+
 def test_settings_that_were_planned_and_never_written_down_are_caught() -> None:
     # without the record it is not known either that a unit should set them at boot
     assert drifted(reading(request=None, applied=False)) == [("/etc/bringup/tuning.json", "drift")]
