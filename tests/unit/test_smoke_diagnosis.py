@@ -65,7 +65,8 @@ def card_timeline(
         link = cards.read_slowly(
             at_s,
         )
-        return {**cards.read(at_s), **link, **cards.read_traffic(at_s), "requests_running": 0.0 if at_s < idle_moments / 5 else 1.0}
+        card = {**cards.read(at_s), **cards.read_state(at_s), **link, **cards.read_traffic(at_s)}
+        return {**card, "requests_running": 0.0 if at_s < idle_moments / 5 else 1.0}
 
     rows = rows_of(read, 10 + idle_moments)
     return timeline_of([*rows, json.dumps({"about": {"cards": cards.describe()}})], 0.2)

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import signal
 import sys
 import threading
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # not through sys.stdin, whose lock a thread that still reads would hold when the program ends
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     stop.set()
 
 

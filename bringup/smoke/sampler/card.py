@@ -3,7 +3,7 @@
 Nothing is changed on a card, and nothing is asked that would need root.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,10 @@ class CardUse:
         """What changes quickly."""
         return _merged((card.address, card.read(now_s)) for card in self._cards)
 
+    def read_state(self, now_s: float) -> Reading:
+        """Memory, its clock and temperature, which change slowly."""
+        return _merged((card.address, card.read_state(now_s)) for card in self._cards)
+
     def read_traffic(self, now_s: float) -> Reading:
         """What crosses the link."""
         return _merged((card.address, card.traffic(now_s)) for card in self._cards)
@@ -120,18 +124,27 @@ class _Card:
         library, handle = self._library, self._handle
         self._now_s = now_s
         asked: dict[str, Callable[[], float]] = {
-            "gpu_memory_mib": lambda: round(library.nvmlDeviceGetMemoryInfo(handle).used / _MIB, 1),
             "sm_clock_mhz": lambda: library.nvmlDeviceGetClockInfo(handle, NVML_CLOCK_SM),
-            "memory_clock_mhz": lambda: library.nvmlDeviceGetClockInfo(handle, NVML_CLOCK_MEM),
             "power_w": lambda: library.nvmlDeviceGetPowerUsage(handle) / 1000,
-            "temperature_c": lambda: library.nvmlDeviceGetTemperature(handle, NVML_TEMPERATURE_GPU),
             "throttle_reasons": self._throttle_reasons,
         }
-        reading = {name: value for name, ask in asked.items() if (value := self._ask(name, ask, now_s)) is not None}
+        reading = self._answers(asked, now_s)
         use = self._ask("utilisation", lambda: library.nvmlDeviceGetUtilizationRates(handle), now_s)
         if use is not None:
             reading |= {"gpu_util_percent": use.gpu, "gpu_memory_util_percent": use.memory}
         return reading
+
+    def read_state(self, now_s: float) -> Reading:
+        library, handle = self._library, self._handle
+        asked: dict[str, Callable[[], float]] = {
+            "gpu_memory_mib": lambda: round(library.nvmlDeviceGetMemoryInfo(handle).used / _MIB, 1),
+            "memory_clock_mhz": lambda: library.nvmlDeviceGetClockInfo(handle, NVML_CLOCK_MEM),
+            "temperature_c": lambda: library.nvmlDeviceGetTemperature(handle, NVML_TEMPERATURE_GPU),
+        }
+        return self._answers(asked, now_s)
+
+    def _answers(self, asked: Mapping[str, Callable[[], float]], now_s: float) -> Reading:
+        return {name: value for name, ask in asked.items() if (value := self._ask(name, ask, now_s)) is not None}
 
     def read_slowly(self, now_s: float, mine: frozenset[int], is_here: Callable[[int], bool]) -> Reading:
         library, handle = self._library, self._handle
@@ -139,7 +152,7 @@ class _Card:
             "pcie_generation": lambda: library.nvmlDeviceGetCurrPcieLinkGeneration(handle),
             "pcie_lanes": lambda: library.nvmlDeviceGetCurrPcieLinkWidth(handle),
         }
-        reading = {name: value for name, ask in asked.items() if (value := self._ask(name, ask, now_s)) is not None}
+        reading = self._answers(asked, now_s)
         if mine:  # without the server's own there is no telling who is another
             processes = self._ask("processes", lambda: _processes(library, handle), now_s)
             if processes is not None:
