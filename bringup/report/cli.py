@@ -66,7 +66,10 @@ def html(files: tuple[Path, ...], output: Path) -> None:
         raise BringupError(f"Cannot write the page {output}: {error.strerror}.") from None
 
 
-@report.command(name="compare", epilog="Exit code: 0 nothing shown to be slower, 3 something was; 1 not comparable, 2 wrong usage.")
+_COMPARE_EXITS = "Exit code: 0 nothing shown to be worse, 3 slower, or answers were lost; 1 not comparable, 2 wrong usage."
+
+
+@report.command(name="compare", epilog=_COMPARE_EXITS)
 @click.argument("before", type=_RECORD)
 @click.argument("after", type=_RECORD)
 @click.option("--anyway", is_flag=True, help="Compare runs of different loads too.")
@@ -83,7 +86,7 @@ def compare_command(
         click.echo(found.model_dump_json(indent=2))
     else:
         Console().print(render_comparison(found, str(before), str(after)))
-    context.exit(3 if found.slower else 0)
+    context.exit(3 if found.slower or (found.answers is not None and found.answers.worse) else 0)
 
 
 @report.command(name="schema")

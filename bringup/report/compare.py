@@ -16,6 +16,7 @@ from pydantic import Field
 
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
+from bringup.report.answers import Answers, compare_answers
 from bringup.report.bootstrap import interval
 from bringup.report.figures import of_plan
 from bringup.report.panels import stage_name
@@ -75,6 +76,8 @@ class Comparison(Frozen):
     plans: tuple[tuple[str, str, str], ...] = Field(default=())
     """Settings that the plans decide differently: setting, before, after."""
     plan_note: str = ""
+    answers: Answers | None = None
+    """The fixed questions, where both runs were asked them."""
 
     @property
     def slower(self) -> bool:
@@ -150,6 +153,7 @@ def compare(
         loads=tuple(loads),
         plans=tuple(plans),
         plan_note=plan_note,
+        answers=compare_answers(before, after),
     )
 
 

@@ -44,6 +44,8 @@ def _parts(found: Comparison, before: str, after: str) -> Iterator[RenderableTyp
     )
     yield Text()
     yield _throughput(found)
+    if found.answers is not None:
+        yield Text(f"\nAnswers to the fixed questions: {found.answers.words}", style="bold red" if found.answers.worse else "")
     if found.other:
         yield Text()
         yield _three("What else is not the same", found.other)

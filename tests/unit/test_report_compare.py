@@ -13,7 +13,8 @@ from bringup.errors import BringupError
 from bringup.report.bootstrap import interval, student
 from bringup.report.cli import report
 from bringup.report.compare import Comparison, Difference, compare
-from bringup.smoke.model import SmokeReport
+from bringup.smoke.model import Quality, QualityAnswer, SmokeReport
+from bringup.smoke.quality import AT_LEAST, QUESTIONS
 from tests.unit import records
 from tests.unit.records import Server, composed
 
@@ -162,3 +163,26 @@ def test_the_command_says_what_was_shown_and_exits_by_it(tmp_path: Path) -> None
     assert "The loads differ" in told.stdout
     as_json = json.loads(run(tmp_path, composed(), composed(), "--json").stdout)
     assert {one["verdict"] for one in as_json["differences"]} == {"no difference shown"}
+
+
+def with_answers(wrong: Sequence[str]) -> SmokeReport:
+    answers = tuple(
+        QualityAnswer(key=one.key, question=one.text, expected=one.expected, answer="…", correct=one.key not in wrong)
+        for one in QUESTIONS
+    )
+    quality = Quality(answers=answers, correct=len(answers) - len(wrong), at_least=AT_LEAST, outcome="PASS", rule="nine of twelve")
+    return composed(seed=3).model_copy(update={"quality": quality})
+
+
+def test_answers_that_another_quantisation_loses_are_named_and_held_against_the_margin(tmp_path: Path) -> None:
+    keys = [one.key for one in QUESTIONS]
+    at_the_margin = compare(with_answers(keys[:1]), with_answers(keys[1:3])).answers
+    assert at_the_margin is not None
+    assert (at_the_margin.lost, at_the_margin.won, at_the_margin.worse) == (tuple(keys[1:3]), (keys[0],), False)
+    files = [tmp_path / name for name in ("before.json", "after.json")]
+    for file, wrong in zip(files, ([], keys[:3]), strict=True):
+        file.write_text(with_answers(wrong).model_dump_json())
+    done = CliRunner().invoke(report, ["compare", *map(str, files)], env={"COLUMNS": "200"})
+    assert done.exit_code == 3
+    assert f"lost: {', '.join(keys[:3])} (at most 2 may be lost: exceeded)" in " ".join(done.output.split())
+    assert compare(composed(seed=3), with_answers([])).answers is None
