@@ -216,7 +216,8 @@ def test_processes_are_looked_at_thread_by_thread_and_page_by_page(machine: Mach
 
 def test_settings_are_there_after_a_reboot(machine: Machine, run: Run, inventory: Path) -> None:
     reboot(machine)
-    assert machine.ssh("systemctl is-active bringup-tuning.service").stdout == "active\n"
+    said = machine.ssh("systemctl is-active bringup-tuning.service || journalctl -b -u bringup-tuning.service --no-pager -o cat")
+    assert said.stdout == "active\n"
     assert live(machine) == SET
     assert drifted(machine) == []
 
