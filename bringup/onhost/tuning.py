@@ -8,7 +8,9 @@ import errno
 import json
 import os
 import subprocess
-from contextlib import nullcontext, suppress
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from bringup.onhost.say import say
 ORIGINAL = "var/lib/bringup/tuning/original.json"
 _DEFAULT_IRQ = "/proc/irq/default_smp_affinity"
 _TUNED_PROFILE = "bringup"
+BOOT_PAUSE_S, BOOT_LIMIT_S = 2.0, 60.0
+"""Drivers are loaded within seconds of a boot, on an emulated machine within half a minute. Judgement."""
 _PROGRAM_LIMIT_S = 300
 """tuned-adm waits until the profile is applied and checked; in an emulated machine that took more than two minutes."""
 
@@ -228,8 +232,26 @@ def apply_file(path: Path, at_boot: bool) -> list[str]:
         request["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BringupError(f"{path} cannot be read: {error}") from error
-    # as the machine starts there is nobody else, and no reason to refuse
-    with nullcontext() if at_boot else lock("making the host's settings"):
-        tuning = Tuning(at_boot=at_boot)
+    if at_boot:  # there is nobody else yet, and no reason to refuse
+        return apply_at_boot(request)
+    with lock("making the host's settings"):
+        tuning = Tuning()
         tuning.apply(request)
     return tuning.failed
+
+
+def apply_at_boot(
+    request: dict[str, Any], root: Path = Path("/"), pause: Callable[[float], None] = time.sleep, limit_s: float = BOOT_LIMIT_S
+) -> list[str]:
+    """Apply a request while drivers are still being loaded, and again what did not take, until it does or the limit is over.
+
+    Meanwhile the kernel may refuse to take CPUs away, and interrupts come and go. Returns what did not take in the end.
+    """
+    waited_s = 0.0
+    while True:
+        tuning = Tuning(root, at_boot=True)
+        tuning.apply(request)
+        if not tuning.failed or waited_s >= limit_s:
+            return tuning.failed
+        pause(BOOT_PAUSE_S)
+        waited_s += BOOT_PAUSE_S

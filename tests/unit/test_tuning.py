@@ -14,7 +14,7 @@ from bringup.errors import BringupError
 from bringup.findings.kernel import kernel_findings
 from bringup.hardware import HostFacts, TuningFacts
 from bringup.onhost.reading import read_all, read_numa_maps, read_processes
-from bringup.onhost.tuning import ORIGINAL, Tuning, cpu_mask
+from bringup.onhost.tuning import ORIGINAL, Tuning, apply_at_boot, cpu_mask
 from bringup.plan import Plan, make_plan
 from bringup.plan.tuning import AppliedSetting, TuningPlan
 from bringup.probe.tuning import parse_tuning
@@ -292,6 +292,23 @@ def test_a_value_that_does_not_take_is_told_and_stops_nothing(
     assert governors(tree) == ["performance"] * 2
     assert tuning.failed == [text.format(HUGE) for text in failed]
     assert said in capsys.readouterr().out
+
+
+def test_at_boot_it_is_tried_again_until_it_takes_or_the_limit_is_over(tree: Path) -> None:
+    (tree / SMT).unlink()
+    (tree / SMT).symlink_to("/dev/null")  # takes nothing
+    assert apply_at_boot(request(smt="off"), tree, lambda _: None, limit_s=6) == [f"smt is  and not off (/{SMT})"]
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            (tree / SMT).unlink()
+            (tree / SMT).write_text("on\n")
+
+    assert apply_at_boot(request(smt="off"), tree, pause) == []
+    assert len(pauses) == 2
+    assert (tree / SMT).read_text() == "off"
 
 
 def test_what_was_kept_is_never_guessed_where_it_is_damaged(tree: Path) -> None:
