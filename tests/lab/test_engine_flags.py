@@ -59,7 +59,10 @@ def values_of(flag: EngineSetting) -> list[Any]:
 
 def parser_request(engine: Engine, flags: dict[str, EngineSetting] | dict[str, EngineFlag]) -> str:
     """What `_PARSE` is to try, as its argument."""
-    special = {"speculative-config": ['{"method": "ngram", "num_speculative_tokens": 3}']}
+    special = {
+        "speculative-config": ['{"method": "ngram", "num_speculative_tokens": 3}'],
+        "allowed-origins": ['["https://chat.example.org"]'],
+    }
     values = {name: special.get(name, values_of(flag)) for name, flag in flags.items()}
     return json.dumps({"module": engine.parser_module, "values": values})
 
