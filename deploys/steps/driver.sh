@@ -92,11 +92,11 @@ finish_half_done() {
   { dpkg --configure -a; echo $? > "$work/rc"; } 2>&1 | tee "$work/log"
   [ "$(cat "$work/rc")" = 0 ] && [ -z "$(dpkg --audit 2>&1)" ] && return 0
   # what dpkg cannot configure may lack a package, which apt then gets; or it removes what is half there
-  apt-get -q -s -y -f install > "$work/log" 2>&1
+  apt-get -q -s -y --no-install-recommends -f install > "$work/log" 2>&1
   foreign=$(foreign_removals)
   [ -z "$foreign" ] ||
     fail "packages are half installed, and apt would remove others to mend that ($foreign): run apt-get -f install yourself; nothing was done about the driver"
-  apt -y -f install || explain 'packages are half installed and cannot be finished; nothing was done about the driver'
+  apt -y --no-install-recommends -f install || explain 'packages are half installed and cannot be finished; nothing was done about the driver'
 }
 
 # What apt would remove, by the simulation in $work/log, that is not the driver's.
