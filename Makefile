@@ -13,7 +13,7 @@ help:
 	@echo "make test-service kill tests of the service, TLS, tokens, limits on a VM (about ten minutes; not part of make test yet)"
 	@echo "make test-soak fifty restarts of the service in a row (half an hour; not part of make test)"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
-	@echo "make test-vm-driver Debian's own NVIDIA driver in a virtual machine, as far as its packages' unpacking (about five minutes; not part of make test)"
+	@echo "make test-vm-driver Debian's own NVIDIA driver in a virtual machine, with a real DKMS build; never run to its end yet (not part of make test)"
 	@echo "make test-vm-tuning host settings in a virtual machine, with reboots (about four minutes; not part of make test yet)"
 	@echo "make lint    ruff, mypy, shellcheck"
 	@echo "make bench   what plans and samples cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"

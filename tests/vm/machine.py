@@ -50,6 +50,10 @@ class Vm:
     modules: Sequence[Module] = ()
     kernel_command_line: str = ""
     card: Card | None = None
+    boot_from: Path | None = None
+    """A folder with `vmlinuz` and `initrd.img` in place of the image's, as a boot loader would have them from the disk."""
+    disk: Path | None = None
+    """Disk of another VM, which is off, in place of the image's."""
 
     @property
     def command_line(self) -> str:
@@ -87,6 +91,18 @@ class Machine:
         if finished.returncode:
             raise self.error(f"exit code {finished.returncode} of a script: {finished.stderr}")
         return finished.stdout
+
+    def read_file(self, path: str) -> bytes:
+        """What a file of the VM holds."""
+        return subprocess.run(
+            [*self._ssh_command(), f"cat {path}"], check=True, capture_output=True, timeout=COMMAND_LIMIT_S
+        ).stdout
+
+    def write_file(self, path: str, source: Path) -> None:
+        """Copy a file of this machine into the VM."""
+        command = f"mkdir -p {Path(path).parent} && cat > {path}"
+        with source.open("rb") as file:
+            subprocess.run([*self._ssh_command(), command], check=True, stdin=file, timeout=COMMAND_LIMIT_S)
 
     def boot_id(self) -> str:
         """The kernel's name for this boot."""
@@ -160,7 +176,8 @@ Boot = Callable[[Vm], Machine]
 def started(vm: Vm, image: Image, folder: Path) -> Iterator[Machine]:
     """Start the VM, whose files go into the empty `folder`; it is not up yet. In the end QEMU and the disk are gone."""
     overlay = folder / "disk.qcow2"
-    command = ("qemu-img", "create", "-q", "-f", "qcow2", "-b", image.disk, "-F", "raw", overlay)
+    below = (vm.disk, "qcow2") if vm.disk else (image.disk, "raw")
+    command = ("qemu-img", "create", "-q", "-f", "qcow2", "-b", below[0], "-F", below[1], overlay)
     run(*command, failure="The disk of the VM could not be made:")
     tables = []
     for number, structure in enumerate(memory_structures(vm.modules) if vm.modules else []):
@@ -203,8 +220,8 @@ def qemu_command(vm: Vm, image: Image, disk: Path, console: Path, smbios: Sequen
         "cpu": "max" if vm.threads == 1 else "max,vendor=GenuineIntel",
         "smp": f"{cpus},sockets={vm.sockets},cores={vm.cores},threads={vm.threads}",
         "m": str(sum(node.memory_mib for node in vm.numa)),
-        "kernel": str(image.kernel),
-        "initrd": str(image.initrd),
+        "kernel": str(vm.boot_from / "vmlinuz" if vm.boot_from else image.kernel),
+        "initrd": str(vm.boot_from / "initrd.img" if vm.boot_from else image.initrd),
         "append": vm.command_line,
         # unsafe: the host's crash may lose the disk, which is thrown away anyhow
         "drive": f"file={_escaped(disk)},if=virtio,cache=unsafe",

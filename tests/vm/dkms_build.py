@@ -1,0 +1,89 @@
+"""Debian's own NVIDIA modules for the VMs' kernels, built by DKMS on a throw-away host, once, and kept beside the image.
+
+The emulated CPU would need most of an hour for each kernel. DKMS itself has the way to take modules along that were built
+elsewhere, an archive that the package's own maintainer script looks for; all else of an installation happens in the VM.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployment import Deployment
+
+from bringup.lab import hosts
+from bringup.lab.state import base_dir, lab_dir
+
+_MODULE = "nvidia-current"  # DKMS' name of the modules of Debian's nvidia-kernel-dkms
+_NOT_LATER = "/etc/dkms/no-autoinstall"
+
+
+@dataclass(frozen=True)
+class Build:
+    """Modules of one version of the driver for some kernels."""
+
+    version: str
+    kernels: tuple[str, ...]
+    archive: Path
+    """Of the first kernel, as `dkms mktarball` makes it: DKMS 3.0 takes no more than one along."""
+    other_archive: Path
+    """The folder of the second in DKMS' tree."""
+
+    @property
+    def place(self) -> str:
+        """Where nvidia-kernel-dkms looks for the archive on a host."""
+        return f"/usr/share/{_MODULE}-dkms/{_MODULE}-{self.version}.dkms.tar.gz"
+
+    @property
+    def tree(self) -> str:
+        """Where DKMS keeps what it built; the other archive belongs there before the kernel comes."""
+        return f"/var/lib/dkms/{_MODULE}/{self.version}"
+
+
+def ensure_build(kernel: str, directory: Path) -> Build:
+    """Build for `kernel` and for the newest other one that Debian has, unless they are there (five minutes).
+
+    Args:
+        kernel: the release of the image's kernel.
+        directory: an empty folder for the host.
+    """
+    hosts.up(1, directory)
+    try:
+        return _build(Deployment(directory, directory / "reports"), kernel)
+    finally:
+        hosts.down(directory=directory)
+
+
+def _build(host: Deployment, kernel: str) -> Build:
+    host.ssh(
+        "sed -Ei '/^(Components:|deb )/s/ main( |$)/ main contrib non-free non-free-firmware /' "
+        "$(ls /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null) && apt-get -qq update"
+    )
+    policy = host.ssh("apt-cache policy nvidia-kernel-dkms | sed -n 's/^  Candidate: //p'").strip()
+    version = policy.partition("-")[0]
+    found = host.ssh("apt-cache pkgnames linux-headers- | grep -E '^linux-headers-[0-9.]+-[0-9]+-amd64$' | sort -V").split()
+    others = [name.removeprefix("linux-headers-") for name in found if name != f"linux-headers-{kernel}"]
+    kernels = (kernel, others[-1])
+    kept = base_dir(lab_dir())
+    first, second = (kept / f"nvidia-{version}-{name}.tar.gz" for name in kernels)
+    build = Build(version, kernels, first, second)
+    if build.archive.exists() and build.other_archive.exists():
+        return build
+    headers = " ".join(f"linux-headers-{name}" for name in kernels)
+    host.ssh(
+        f"export DEBIAN_FRONTEND=noninteractive; mkdir -p /etc/dkms && touch {_NOT_LATER} && "
+        f"apt-get install -y -qq --no-install-recommends {headers} nvidia-kernel-dkms && "
+        f"{{ dkms status | grep -q {_MODULE} || dkms add {_MODULE}/{version}; }}"
+    )
+    for name in kernels:
+        host.ssh(f"dkms build {_MODULE}/{version} -k {name}")
+    tree = f"/var/lib/dkms/{_MODULE}/{version}"
+    host.ssh(
+        f"dkms mktarball {_MODULE}/{version} -k {kernel} --archive built.tar.gz && "
+        f"tar -C {tree} -czf {tree}/other.tar.gz {kernels[1]}"
+    )
+    for old in kept.glob("nvidia-*.tar.gz"):
+        old.unlink()
+    for made, wanted in (("other.tar.gz", build.other_archive), ("tarball/built.tar.gz", build.archive)):
+        partial = wanted.with_suffix(".partial")
+        partial.write_bytes((host.host().root / f"{tree.lstrip('/')}/{made}").read_bytes())
+        partial.rename(wanted)
+    return build
