@@ -12,8 +12,8 @@ from typing import Protocol
 
 import psutil
 
+from bringup.cpu_list import parse_cpu_list
 from bringup.errors import BringupError
-from bringup.probe.cpu import parse_cpu_list
 
 _CPU = Path("/sys/devices/system/cpu")
 _THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")

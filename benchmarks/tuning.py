@@ -27,9 +27,9 @@ from rich.table import Table
 
 from benchmarks.arms import Arm, Nothing, arms
 from benchmarks.paired import LEAST_PAIRS, Change, change
+from bringup.cpu_list import parse_cpu_list
 from bringup.errors import BringupError
 from bringup.lab.state import lab_dir, read_state
-from bringup.probe.cpu import parse_cpu_list
 from bringup.smoke.client import first_model
 from bringup.smoke.model import SmokeRequest
 from bringup.smoke.run import run_smoke

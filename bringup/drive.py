@@ -10,7 +10,7 @@ from typing import Any
 
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
-from bringup.report.load import read_record
+from bringup.report.load import read_record, records_of
 from bringup.smoke.model import SmokeReport
 
 _REFUSED = "refused: "
@@ -85,13 +85,8 @@ def read_hosts(inventory: str, fact: str, arguments: Sequence[str] = ()) -> tupl
     Raises:
         BringupError: pyinfra could not look at any host; its own message was shown before.
     """
-    command = [_pyinfra(), inventory, *arguments, "fact", fact, "--json"]
-    done = subprocess.run(command, cwd=project_root(), check=False, stdout=subprocess.PIPE, text=True, errors="replace")
-    try:
-        (texts,) = json.loads(done.stdout).values()
-        return {host: text for host, text in texts.items() if isinstance(text, str)}, done.returncode == 0
-    except (ValueError, AttributeError) as error:
-        raise BringupError(f"{inventory} could not be looked at; pyinfra's message stands above") from error
+    facts, all_answered = _facts(inventory, fact, arguments)
+    return {host: text for host, text in facts.items() if isinstance(text, str)}, all_answered
 
 
 def measure_hosts(
@@ -108,8 +103,8 @@ def measure_hosts(
     Raises:
         BringupError: pyinfra could not look at any host; its own message was shown before.
     """
-    hosts = _hosts_of(inventory, arguments)
-    before = {name: set(_records(reports_dir, name)) for name in hosts}
+    hosts, _ = _facts(inventory, "server.Hostname", arguments)
+    before = {name: set(records_of(reports_dir, name)) for name in hosts}
     words = [f"{name}={json.dumps(value, default=_plain, ensure_ascii=False)}" for name, value in changes.items()]
     command = [_pyinfra(), "-y", inventory, "deploys/smoke.py", *arguments, "--data", f"x_smoke_set={json.dumps(words)}"]
     command += ["--data", f"x_smoke_reports={reports_dir}", "--data", "x_smoke_quiet=true"]
@@ -117,23 +112,20 @@ def measure_hosts(
     subprocess.run(command, cwd=project_root(), check=False, stdout=sys.stderr)
     reports: dict[str, SmokeReport | None] = {}
     for name in hosts:
-        new = sorted(set(_records(reports_dir, name)) - before[name])
+        new = sorted(set(records_of(reports_dir, name)) - before[name])
         reports[name] = read_record(new[-1]) if new else None
     return reports
 
 
-def _hosts_of(inventory: str, arguments: Sequence[str]) -> list[str]:
-    command = [_pyinfra(), inventory, *arguments, "fact", "server.Hostname", "--json"]
+def _facts(inventory: str, fact: str, arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
+    """Return host → fact, and whether every host answered; BringupError where pyinfra could not look at any."""
+    command = [_pyinfra(), inventory, *arguments, "fact", fact, "--json"]
     done = subprocess.run(command, cwd=project_root(), check=False, stdout=subprocess.PIPE, text=True, errors="replace")
     try:
-        (names,) = json.loads(done.stdout).values()
-        return list(names)
-    except (ValueError, AttributeError) as error:
+        (facts,) = json.loads(done.stdout).values()
+        return dict(facts), done.returncode == 0
+    except (ValueError, AttributeError, TypeError) as error:
         raise BringupError(f"{inventory} could not be looked at; pyinfra's message stands above") from error
-
-
-def _records(reports_dir: Path, host: str) -> list[Path]:
-    return list((reports_dir / host.replace("/", "_")).glob("*.json"))
 
 
 def _plain(value: Frozen) -> dict[str, object]:

@@ -6,7 +6,17 @@ from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-_ON_HOST = ("__init__.py", "address.py", "errors.py", "hardware", "pip_settings.py", "onhost", "smoke")
+_ON_HOST = (
+    "__init__.py",
+    "address.py",
+    "best_seen.py",
+    "cpu_list.py",
+    "errors.py",
+    "hardware",
+    "pip_settings.py",
+    "onhost",
+    "smoke",
+)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

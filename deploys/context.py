@@ -1,7 +1,6 @@
 """What every step is fed with: settings, facts and plan of one host."""
 
 import hashlib
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from gevent import GreenletExit
 from pyinfra import logger
@@ -30,7 +29,7 @@ from bringup.plan.gpu_check import expectation_blockers
 from bringup.plan.preflight import driver_blockers, host_blockers, plan_blockers
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, Settings, check_inventory
 from deploys.render import templates_checksum
-from deploys.secrets import Tls, read_hub_token, read_tls
+from deploys.secrets import Tls, read_api_key, read_hub_token, read_tls
 from facts.host import HostProbe
 
 
@@ -88,7 +87,7 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
     try:
         settings_of = check_inventory({host.name: host.data.dict() for host in inventory}, _catalog(), connectors)
         for settings in settings_of.values():
-            _read_api_key(settings)
+            read_api_key(settings)
             read_tls(settings.tls_cert_file, settings.tls_key_file)
             read_hub_token(settings)
             _calibrations(settings.calibration_file)
@@ -96,24 +95,6 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
     except BringupError as error:
         raise InventoryError(error.message) from None
     return settings_of
-
-
-def _read_api_key(settings: Settings) -> str | None:
-    """Read the API key from its file on the control machine; None where none is set.
-
-    Raises:
-        BringupError: the file cannot be read or holds no key; vLLM would take an empty one for none, and be open to all.
-    """
-    if settings.api_key_file is None:
-        return None
-    try:
-        key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BringupError(f"api_key_file {settings.api_key_file} cannot be read on the control machine: {error}") from error
-    # what a bearer token may hold (RFC 6750, 2.1); nothing of it has a meaning in systemd's environment files
-    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key):
-        raise BringupError(f"api_key_file {settings.api_key_file} must hold one key of letters, digits and -._~+/ on one line")
-    return key
 
 
 @lru_cache(maxsize=64)
@@ -168,14 +149,14 @@ def _read_nvidia_key(settings: Settings) -> bytes | None:
     return key
 
 
-def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_only: bool = False) -> Context:
+def prepare(host: Host, inventory: Inventory, only: Literal["driver", "tuning"] | None = None) -> Context:
     """Validate the inventory, collect this host's facts, and plan.
 
     Args:
         host: this host.
         inventory: all of them.
-        driver_only: nothing but the driver is deployed, so that what else the plan needs does not stand in the way.
-        tuning_only: nothing but the host's settings are made, for which there need not even be a driver.
+        only: the one part that is deployed, so that what the rest of the plan needs does not stand in the way; the host's settings
+            need not even a driver.
 
     Raises:
         InventoryError: something in the inventory is wrong; no host is touched.
@@ -189,16 +170,16 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_
     if facts is None:
         # pyinfra has failed this host and said why, yet goes on with its deploy code; this ends it, for this host alone
         raise GreenletExit
-    blockers = host_blockers(facts, int(time.time()), driver_only)
+    blockers = host_blockers(facts, int(time.time()), only == "driver")
     blockers += expectation_blockers(facts, settings, catalog)
     manifest = None
     revision: str | None
     plan = None
     api_key = nvidia_key = tls = hub_token = None
     try:
-        api_key, nvidia_key = _read_api_key(settings), _read_nvidia_key(settings)
+        api_key, nvidia_key = read_api_key(settings), _read_nvidia_key(settings)
         tls, hub_token = read_tls(settings.tls_cert_file, settings.tls_key_file), read_hub_token(settings)
-        if driver_only or tuning_only:
+        if only is not None:
             if isinstance(source, ControlFolderSource):
                 catalog = _with_folder(catalog, settings.model, source.path)
             revision = "not-deployed"
@@ -217,10 +198,14 @@ def prepare(host: Host, inventory: Inventory, driver_only: bool = False, tuning_
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
         key_name, tls_name = (_fingerprint(api_key) if api_key else None), (tls.name if tls else None)
         plan = make_plan(facts, settings, catalog, revision, templates_checksum(), key_name, tls_name)
-        if not tuning_only:
-            blockers += driver_blockers(facts, plan) if driver_only else plan_blockers(facts, plan)
-        if plan.driver is not None and plan.driver.state == "absent" and not driver_only and not tuning_only:
-            blockers.append("nvidia_state is absent, and nothing can be served without the driver: deploys/driver.py removes it")
+        if only == "driver":
+            blockers += driver_blockers(facts, plan)
+        elif only is None:
+            blockers += plan_blockers(facts, plan)
+            if plan.driver is not None and plan.driver.state == "absent":
+                blockers.append(
+                    "nvidia_state is absent, and nothing can be served without the driver: deploys/driver.py removes it"
+                )
     except BringupError as error:
         blockers.append(error.message)
     return Context(

@@ -16,7 +16,7 @@ from deploys.steps.driver import driver
 from deploys.steps.gpu_check import driver_check
 from deploys.steps.preflight import preflight
 
-context = prepare(host, inventory, driver_only=True)
+context = prepare(host, inventory, only="driver")
 rights = context.rights
 
 preflight(context, **rights)

@@ -51,18 +51,35 @@ def read_tls(settings_cert: str | None, settings_key: str | None) -> Tls | None:
     return Tls(certificate=certificate, key=key, sha256=hashlib.sha256(der).hexdigest())
 
 
-def read_hub_token(settings: Settings) -> str | None:
-    """Read the token for the hub; None where none is set.
+def read_api_key(settings: Settings) -> str | None:
+    """Read the API key from its file on the control machine; None where none is set.
 
     Raises:
-        BringupError: the file cannot be read, or holds no token.
+        BringupError: the file cannot be read or holds no key; vLLM would take an empty one for none, and be open to all.
     """
-    if settings.hub_token_file is None:
+    # what a bearer token may hold (RFC 6750, 2.1); nothing of it has a meaning in systemd's environment files
+    return _read_secret(
+        "api_key_file", settings.api_key_file, r"[A-Za-z0-9._~+/-]+=*", "one key of letters, digits and -._~+/ on one line"
+    )
+
+
+def read_hub_token(settings: Settings) -> str | None:
+    """Read the hub's token from its file on the control machine; None where none is set.
+
+    Raises:
+        BringupError: the file cannot be read or holds no token.
+    """
+    return _read_secret("hub_token_file", settings.hub_token_file, r"[\x21-\x7e]+", "one token on one line and nothing else")
+
+
+def _read_secret(setting: str, path: str | None, pattern: str, what: str) -> str | None:
+    """Read the one secret of a file, without space around it, if it is as `pattern` says."""
+    if path is None:
         return None
     try:
-        token = Path(settings.hub_token_file).read_text(encoding="ascii").strip()
+        secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BringupError(f"hub_token_file {settings.hub_token_file} cannot be read on the control machine: {error}") from error
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise BringupError(f"hub_token_file {settings.hub_token_file} must hold one token on one line and nothing else")
-    return token
+        raise BringupError(f"{setting} {path} cannot be read on the control machine: {error}") from error
+    if not re.fullmatch(pattern, secret):
+        raise BringupError(f"{setting} {path} must hold {what}")
+    return secret

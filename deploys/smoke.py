@@ -14,6 +14,7 @@ from pathlib import Path
 from pyinfra import host
 from pyinfra.facts.server import Command
 
+from bringup.report.load import reports_of
 from deploys.operations import smoke_run
 from deploys.steps.smoke import RECORDS, TOOL
 
@@ -25,7 +26,7 @@ smoke_run(
     command=f"rm -f {records}/latest.json; {TOOL} /opt/bringup/current/smoke.json {changes} --record-dir {records}; "
     "code=$?; [ $code -eq 0 ] || [ $code -eq 3 ] || [ $code -eq 4 ]",
     record=f"{records}/latest.json",
-    reports_dir=str(Path(host.data.get("x_smoke_reports") or "reports") / host.name.replace("/", "_")),
+    reports_dir=str(reports_of(Path(host.data.get("x_smoke_reports") or "reports"), host.name)),
     show=not host.data.get("x_smoke_quiet"),
     _sudo=host.get_fact(Command, "id -u") != "0",
 )

@@ -14,7 +14,7 @@ from deploys.steps.preflight import preflight
 from deploys.steps.runtime import tool
 from deploys.steps.tuning import tuning
 
-context = prepare(host, inventory, tuning_only=True)
+context = prepare(host, inventory, only="tuning")
 rights = context.rights
 
 preflight(context, **rights)

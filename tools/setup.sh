@@ -43,6 +43,9 @@ missing=""
 add systemd-container debootstrap openssh-client rsync qemu-system-x86 qemu-utils e2fsprogs iproute2 gpg gpg-agent dpkg-dev
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 install "throw-away hosts or virtual machines"
+missing=""
+add pci.ids
+install "tests of the cards' names"
 # a browser, its driver, a font, and what reads the printed page; by themselves, since Ubuntu has chromium as a snap only
 missing=""
 add chromium chromium-driver fonts-dejavu-core poppler-utils

@@ -1,8 +1,8 @@
 """What is wasted or unusual in a machine's processors."""
 
+from bringup.cpu_list import format_cpu_list
 from bringup.findings.finding import Finding, note, warning
 from bringup.hardware import HostFacts
-from bringup.probe.cpu import format_cpu_list
 
 OWN_CLOCK_DRIVERS = ("intel_pstate", "amd-pstate-epp")
 """cpufreq drivers under whose ``powersave`` the processor still chooses its clock by load (kernel documentation, admin-guide/pm);

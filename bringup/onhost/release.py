@@ -93,8 +93,7 @@ class Switch:
             self._start(previous)
             if smoke is not None:
                 self._prove(smoke, previous)
-            (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in SERVED_FILES) + "\n")
-            (self.release / PREVIOUS).unlink(missing_ok=True)
+            self._mark_served()
             self._prune(previous)
             say(f"release {self.release.name} is served at {self.server.url}")
 
@@ -156,10 +155,14 @@ class Switch:
         what = f"release {self.release.name} came up, but "
         what += "it failed its benchmark, see the report" if failed else "its benchmark could not be run"
         if previous in (None, self.release.name):
-            (self.release / PREVIOUS).unlink(missing_ok=True)
-            (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in SERVED_FILES) + "\n")
+            self._mark_served()
             raise BringupError(f"{what}; it is served all the same, since there is no other release to put back")
         raise BringupError(f"{what}\n{self._put_back(previous)}")
+
+    def _mark_served(self) -> None:
+        """Note that this release came up and stays."""
+        (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in SERVED_FILES) + "\n")
+        (self.release / PREVIOUS).unlink(missing_ok=True)
 
     def _stage(self) -> None:
         """Write what is put in place next, so that a full disk shows itself before anything is changed."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bringup.cpu_list import parse_cpu_list
 from bringup.errors import BringupError
 from bringup.onhost.lock import lock
 from bringup.onhost.reading import REFUSED, files_of, irqbalance_banned, read_value
@@ -26,12 +27,6 @@ BOOT_PAUSE_S, BOOT_LIMIT_S = 2.0, 60.0
 """Drivers are loaded within seconds of a boot, on an emulated machine within half a minute. Judgement."""
 _PROGRAM_LIMIT_S = 300
 """tuned-adm waits until the profile is applied and checked; in an emulated machine that took more than two minutes."""
-
-
-def cpu_numbers(text: str) -> set[int]:
-    """CPUs of the kernel's list format: ``0-3,8``."""
-    ends = [part.split("-") for part in text.split(",") if part]
-    return {cpu for end in ends for cpu in range(int(end[0]), int(end[-1]) + 1)}
 
 
 def cpu_mask(cpus: set[int]) -> str:
@@ -149,14 +144,14 @@ class Tuning:
             _command("systemctl", "daemon-reload")
             _command("systemctl", "restart", "irqbalance.service")
             say(f"irq_affinity: irqbalance keeps away from CPUs {banned}")
-        allowed = cpu_numbers(setting["value"])
+        allowed = set(parse_cpu_list(setting["value"]))
         mask = self.root / _DEFAULT_IRQ.lstrip("/")
         if read_value(mask) is not None and int((read_value(mask) or "0").replace(",", ""), 16) != sum(1 << c for c in allowed):
             self._write(setting["key"], mask, cpu_mask(allowed))
         moved = 0
         for path in files_of(setting, self.root):
             now = read_value(path)
-            if now is None or cpu_numbers(now) <= allowed:
+            if now is None or allowed.issuperset(parse_cpu_list(now)):
                 continue
             try:
                 _put(path, setting["value"])

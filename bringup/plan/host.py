@@ -11,6 +11,7 @@ own limit is the one that counts).
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from bringup.cpu_list import parse_cpu_list
 from bringup.findings import Finding
 from bringup.findings.finding import note, warning
 from bringup.hardware import Gpu, HostFacts
@@ -19,7 +20,6 @@ from bringup.plan.host_cpu import cpu_settings
 from bringup.plan.host_kernel import kernel_settings
 from bringup.plan.host_setting import NO_EFFECT_SHOWN, Candidate, Evidence, HostSetting, Unneeded
 from bringup.plan.placement import Placement
-from bringup.probe.cpu import parse_cpu_list
 
 __all__ = ["Evidence", "HostSetting", "not_applicable", "owner_command", "owner_findings", "plan_host"]
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+from bringup.cpu_list import format_cpu_list
 from bringup.findings.cpu import OWN_CLOCK_DRIVERS
 from bringup.hardware import HostFacts
 from bringup.host_settings import KEEP, PLANNED
 from bringup.plan.host_setting import NO_EFFECT_SHOWN, Candidate, HostSetting, Unneeded, as_found, machine_writable
 from bringup.plan.placement import Placement
-from bringup.probe.cpu import format_cpu_list
 
 _CPUS = "/sys/devices/system/cpu"
 

@@ -7,6 +7,7 @@ linear layers with every token. Neither can be faster than the card's memory ban
 from collections.abc import Mapping
 from typing import Literal
 
+from bringup.best_seen import BEST_SEEN_RATIO
 from bringup.catalog.engine_rules import WeightKind
 from bringup.catalog.entries import GpuModel, Model
 from bringup.findings import Finding
@@ -14,9 +15,6 @@ from bringup.findings.finding import note
 from bringup.hardware import Frozen
 
 Verdict = Literal["impossible", "tight", "comfortable", "unknown"]
-
-BEST_SEEN_RATIO = 0.55
-"""Part of the floor's speed that was reached: bf16 weights on an H100, vLLM 0.24.0, one stream: 2.4 ms of 4.36 ms (2026-11-24)."""
 
 
 class Speed(Frozen):

@@ -17,11 +17,11 @@ The rules, in the order in which they are applied; each names its evidence:
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from bringup.cpu_list import format_cpu_list
 from bringup.findings import Finding
 from bringup.findings.finding import note, warning
 from bringup.hardware import Cpu, Frozen, Gpu, HostFacts
 from bringup.plan.decision import Decision
-from bringup.probe.cpu import format_cpu_list
 
 SmtUse = Literal["leave-idle", "use"]
 

@@ -1,11 +1,11 @@
 """What the systemd unit of the server needs: how long it may take, what it may use, how often it is started again."""
 
 from bringup.catalog.entries import Engine
+from bringup.cpu_list import format_cpu_list
 from bringup.hardware import Frozen, HostFacts
 from bringup.plan.decision import Decision
 from bringup.plan.host import HostSetting
 from bringup.plan.placement import Placement
-from bringup.probe.cpu import format_cpu_list
 
 START_TIMEOUT_S = 900
 """A first compile takes minutes; vLLM's own limit for its engine is 600 s (VLLM_ENGINE_READY_TIMEOUT_S)."""

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterable
 
+from bringup.cpu_list import format_cpu_list, parse_cpu_list
 from bringup.hardware import Frozen, HostFacts
 from bringup.plan.host_setting import HostSetting
-from bringup.probe.cpu import format_cpu_list, parse_cpu_list
 
 SYSCTL_FILE = "/etc/sysctl.d/90-bringup.conf"
 TUNING_FILE = "/etc/bringup/tuning.json"

@@ -2,8 +2,8 @@
 
 import re
 
+from bringup.cpu_list import parse_cpu_list
 from bringup.hardware import Frozen, Gpu, PcieLink
-from bringup.probe.cpu import parse_cpu_list
 from bringup.probe.sections import fields
 
 

@@ -3,8 +3,8 @@
 import json
 from contextlib import suppress
 
+from bringup.cpu_list import parse_cpu_list
 from bringup.hardware import TuningFacts
-from bringup.probe.cpu import parse_cpu_list
 from bringup.probe.sections import key_values
 
 

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bringup.catalog import Catalog
+from bringup.cpu_list import format_cpu_list
 from bringup.findings import Finding
 from bringup.hardware import Gpu, HostFacts, PcieLink
-from bringup.probe.cpu import format_cpu_list
 
 _STYLES = {"problem": "bold red", "impossible": "bold red", "warning": "yellow", "note": "dim"}
 _NO_NAMES = ("System Product Name", "System manufacturer", "To Be Filled By O.E.M.", "Default string")

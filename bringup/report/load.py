@@ -9,6 +9,16 @@ from bringup.errors import BringupError
 from bringup.smoke.model import SCHEMA_VERSION, SmokeReport, validation_sentence
 
 
+def reports_of(reports_dir: Path, host: str) -> Path:
+    """The folder of a host's records on the control machine; hosts have slashes in their names where a connector is named."""
+    return reports_dir / host.replace("/", "_")
+
+
+def records_of(reports_dir: Path, host: str) -> list[Path]:
+    """A host's records on the control machine."""
+    return list(reports_of(reports_dir, host).glob("*.json"))
+
+
 def read_record(path: Path) -> SmokeReport:
     """Return the report that the record file holds; BringupError when it is missing, damaged or of another schema."""
     try:

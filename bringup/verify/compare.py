@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+from bringup.cpu_list import format_cpu_list, parse_cpu_list
 from bringup.hardware import Frozen
 from bringup.plan.host import owner_command
 from bringup.plan.tuning import AppliedSetting
-from bringup.probe.cpu import format_cpu_list, parse_cpu_list
 from bringup.verify.reading import PlannedService, ProcessReading, Reading
 
 Status = Literal["ok", "drift", "cannot"]

@@ -3,11 +3,10 @@
 import shlex
 from io import StringIO
 
-from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.facts.files import FileContents
 from pyinfra.operations import files
 
+from deploys.compare import differs
 from deploys.context import Context
 from deploys.operations import streamed_shell
 from deploys.render import render
@@ -33,9 +32,9 @@ def card(context: Context) -> None:
             streamed_shell(name="Undo the card's settings", command=f"sh -c {shlex.quote(_UNDO)}")
         return
     content = render("bringup-nvidia.service.j2", context.plan)
-    differs = "\n".join(host.get_fact(FileContents, path=UNIT) or []) != content.rstrip("\n")
-    reasons = _reasons(context, differs)
-    if differs and facts.nvidia.card_unit is not None:
+    another = differs(UNIT, content)
+    reasons = _reasons(context, another)
+    if another and facts.nvidia.card_unit is not None:
         # by the unit as it was: what it set and the new one does not would stay otherwise
         streamed_shell(name="Undo the card's earlier settings", command=f"systemctl stop {NAME}")
     files.put(name=f"Write {UNIT}", src=StringIO(content), dest=UNIT, mode="644", create_remote_dir=False)
@@ -43,10 +42,10 @@ def card(context: Context) -> None:
         streamed_shell(name=f"Apply the card's settings ({'; '.join(reasons)})", command=f"sh -c {shlex.quote(_APPLY)}")
 
 
-def _reasons(context: Context, differs: bool) -> list[str]:
+def _reasons(context: Context, another: bool) -> list[str]:
     """Why the card is not as the plan has it, as far as the probe saw; empty when it is."""
     plan, facts = context.plan.card, context.facts
-    if differs:
+    if another:
         return ["new" if facts.nvidia.card_unit is None else f"{UNIT} differs"]
     reasons = [] if facts.nvidia.card_unit == "active" else [f"{NAME} is {facts.nvidia.card_unit or 'not loaded'}"]
     state = next((gpu.state for gpu in facts.gpus if gpu.pci_address == plan.address), None)

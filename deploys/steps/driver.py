@@ -10,10 +10,11 @@ from pathlib import Path
 from pyinfra import host, logger
 from pyinfra.api import deploy
 from pyinfra.facts.deb import DebPackages
-from pyinfra.facts.files import File, FileContents, Sha256File
+from pyinfra.facts.files import File, Sha256File
 from pyinfra.operations import files
 
 from bringup.plan.driver import KEYRING, DriverPlan
+from deploys.compare import differs
 from deploys.context import Context
 from deploys.operations import activate_driver, hidden_file, streamed_shell
 from deploys.render import render
@@ -46,7 +47,7 @@ def driver(context: Context) -> bool:
 def _install(context: Context, plan: DriverPlan) -> bool:
     source, key = _repository(context, plan)
     blacklist, fence = render("nvidia.modprobe.j2", context.plan), render("nvidia.unattended.j2", context.plan)
-    blacklist_differs = _differs(BLACKLIST, blacklist)
+    blacklist_differs = differs(BLACKLIST, blacklist)
     reasons = _reasons(context, plan)
     if reasons:
         pins = render("nvidia.preferences.j2", context.plan)
@@ -74,7 +75,7 @@ def _repository(context: Context, plan: DriverPlan) -> tuple[str, str]:
         return "", ""
     source, key = render("nvidia.sources.j2", context.plan), context.nvidia_key or b""
     encoded = base64.b64encode(key).decode()
-    if _differs(SOURCES, source) or (key and _checksum(KEYRING) != hashlib.sha256(key).hexdigest()):
+    if differs(SOURCES, source) or (key and _checksum(KEYRING) != hashlib.sha256(key).hexdigest()):
         streamed_shell(
             name=f"Try out the driver's repository {' '.join(dict.fromkeys(source.uri for source in plan.sources))}",
             command=_script(context, plan, "check_repository", source=source, key=encoded),
@@ -115,7 +116,7 @@ def _reasons(context: Context, plan: DriverPlan) -> list[str]:
     if of_driver and not missing:
         if plan.hold and (free := [name for name in of_driver if name not in (facts.system.package_holds or ())]):
             reasons.append(f"not on hold: {' '.join(free)}")
-        if _differs(PINS, render("nvidia.preferences.j2", context.plan)):
+        if differs(PINS, render("nvidia.preferences.j2", context.plan)):
             reasons.append(f"{PINS} differs")
         without = [m.kernel for m in facts.nvidia.modules if m.nvidia_version is None and (m.running or m.headers)]
         if without:
@@ -153,10 +154,6 @@ def _remove(context: Context, plan: DriverPlan) -> None:
     if context.facts.nvidia.running_version is not None:
         activate_driver(name="Reboot without the driver", status_script=_script(context, plan, "driver_status"), plan=plan)
     streamed_shell(name=f"Remove {STATE}", command=f"rm -rf {STATE} && {{ rmdir /var/lib/bringup 2>/dev/null || true; }}")
-
-
-def _differs(path: str, content: str) -> bool:
-    return "\n".join(host.get_fact(FileContents, path=path) or []) != content.rstrip("\n")
 
 
 def _script(context: Context, plan: DriverPlan, call: str, pins: str = "", source: str = "", key: str = "") -> str:

@@ -2,14 +2,13 @@
 
 from io import StringIO
 
-from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.facts.files import FileContents
 from pyinfra.operations import files, server, systemd
 
 from bringup.onhost.content import SERVED_FILES, content_checksum, settings_in
 from bringup.onhost.release import SMOKE_COPY
 from bringup.plan.plan import TLS_DIR
+from deploys.compare import read_text
 from deploys.context import Context
 from deploys.operations import hidden_file, smoke_run, streamed_shell
 from deploys.owner import on_host
@@ -138,4 +137,4 @@ def _reasons_to_switch(context: Context, rendered: dict[str, str]) -> list[str]:
 
 def _differs(path: str, content: str) -> bool:
     """Whether a file on the host says something else than it should; another comment is no reason to restart a server."""
-    return settings_in("\n".join(host.get_fact(FileContents, path=path) or [])) != settings_in(content)
+    return settings_in(read_text(path)) != settings_in(content)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from pyinfra import host, logger
 from pyinfra.api import deploy
-from pyinfra.facts.files import File, FileContents
+from pyinfra.facts.files import File
 from pyinfra.operations import files, server, systemd
 
 from bringup.address import url_host
+from bringup.report.load import reports_of
 from bringup.smoke.model import SmokeRequest
 from bringup.smoke.run import EXIT_INCONCLUSIVE
+from deploys.compare import differs
 from deploys.context import Context
 from deploys.operations import hidden_file, smoke_run
 from deploys.render import render
@@ -71,7 +73,7 @@ def put_facts(context: Context, request: SmokeRequest) -> None:
 
 def reports_dir(context: Context) -> str:
     """Where this host's records go on the control machine."""
-    return str(Path(context.settings.reports_dir) / host.name.replace("/", "_"))
+    return str(reports_of(Path(context.settings.reports_dir), host.name))
 
 
 def smoke_request(context: Context) -> SmokeRequest:
@@ -106,9 +108,7 @@ def _timer(context: Context, wanted: bool) -> None:
     *_, timer = UNITS
     if wanted:
         contents = {path: render(f"{name}.j2", context.plan) for path, name in units.items()}
-        differing = any(
-            "\n".join(host.get_fact(FileContents, path=path) or []) != text.rstrip("\n") for path, text in contents.items()
-        )
+        differing = [path for path, text in contents.items() if differs(path, text)]
         for path, text in contents.items():
             files.put(name=f"Write {path}", src=StringIO(text), dest=path, mode="644", create_remote_dir=False)
         if differing:

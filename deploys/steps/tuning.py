@@ -7,12 +7,12 @@ from io import StringIO
 
 from pyinfra import host, logger
 from pyinfra.api import deploy
-from pyinfra.facts.files import FileContents
 from pyinfra.operations import files, server
 
 from bringup.plan import Plan
 from bringup.plan.tuning import SYSCTL_FILE, TUNED_FILE, TUNING_FILE, UNIT, UNIT_FILE
 from bringup.verify.compare import compare_settings
+from deploys.compare import differs
 from deploys.context import Context
 from deploys.operations import streamed_shell, verify_tuning
 from deploys.render import render
@@ -45,7 +45,7 @@ def tuning(context: Context) -> None:
     changes = [*_differing(context), *(f"{key} back as it was" for key in forgotten)]
     if changes:
         streamed_shell(name=f"Set {', '.join(changes)}", command=_TUNE)
-    if UNIT_FILE in wanted and (not before.unit_enabled or _differs(UNIT_FILE, wanted[UNIT_FILE])):
+    if UNIT_FILE in wanted and (not before.unit_enabled or differs(UNIT_FILE, wanted[UNIT_FILE])):
         server.shell(
             name=f"Set them at each boot ({UNIT})", commands=["systemctl daemon-reload", f"systemctl enable --quiet {UNIT}"]
         )
@@ -103,7 +103,3 @@ def _remove(paths: list[str], unit_enabled: bool) -> None:
         commands.append("systemctl try-restart irqbalance.service")
     if commands:
         server.shell(name="Have the removed files forgotten", commands=commands)
-
-
-def _differs(path: str, content: str) -> bool:
-    return "\n".join(host.get_fact(FileContents, path=path) or []) != content.rstrip("\n")

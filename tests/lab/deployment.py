@@ -19,6 +19,11 @@ LIMIT_S = 900
 _RESTLESS = ("var/log", "run", "tmp", "var/tmp", "var/lib/systemd", "var/lib/dbus", "etc/machine-id", "root/.cache")
 
 
+def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
+    """Operations of a `--json` run that did something."""
+    return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
+
+
 @dataclass(frozen=True)
 class Deployment:
     """Hosts of one lab, and where their smoke records go."""

@@ -132,11 +132,6 @@ class Machine:
         return set(listed.splitlines())
 
 
-def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
-    """Names of the operations that changed something."""
-    return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
-
-
 @contextmanager
 def machine_with_card(directory: Path, reports: Path, repository: NvidiaRepository) -> Iterator[Machine]:
     """The host, from its first boot with the card to its end."""

@@ -12,7 +12,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
+from deployment import Deployment, changed
 from fake_hub import huggingface, modelscope, serving
 
 from bringup.lab.model import demo_model_dir
@@ -20,11 +20,6 @@ from bringup.lab.state import lab_dir
 
 pytestmark = pytest.mark.lab
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
-    """Operations of a `--json` run that did something."""
-    return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
 
 
 def test_dry_run_on_a_bare_host_shows_every_file_and_changes_nothing(deployment: Deployment) -> None:

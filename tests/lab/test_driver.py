@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from driver_machine import Machine, changed
+from deployment import changed
+from driver_machine import Machine
 from nvidia_repository import KERNEL, NEXT_KERNEL, VERSIONS, driver_packages, kernel_update, make_key
 
 pytestmark = pytest.mark.lab

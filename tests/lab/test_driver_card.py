@@ -1,7 +1,8 @@
 """The card once its driver runs: its settings, CUDA's compiler, and what is read back. It starts and ends on a bare host."""
 
 import pytest
-from driver_machine import Machine, changed
+from deployment import changed
+from driver_machine import Machine
 from nvidia_repository import KERNEL, VERSIONS
 
 pytestmark = pytest.mark.lab

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from driver_machine import Machine, changed
+from deployment import changed
+from driver_machine import Machine
 from nvidia_repository import OTHER_KERNEL, VERSIONS
 
 pytestmark = pytest.mark.lab

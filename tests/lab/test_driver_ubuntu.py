@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from driver_machine import Machine, changed
+from deployment import changed
+from driver_machine import Machine
 from nvidia_repository import NEWER_580, VERSIONS, NvidiaRepository, Package, serving
 from ubuntu_packages import SIGNED, archive_packages, nvidias_packages, server_driver, signed_modules
 

@@ -1,7 +1,6 @@
 """Who may reach the server how, and what must not be seen of the secrets for it: API key, certificate, token of a hub."""
 
 import asyncio
-import json
 import ssl
 import subprocess
 import urllib.error
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import Deployment
+from deployment import Deployment, changed
 from fake_hub import huggingface, serving
 
 from bringup.lab.model import demo_model_dir
@@ -18,11 +17,6 @@ from tests.certificates import certificate
 
 pytestmark = pytest.mark.lab
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
-    """Operations of a `--json` run that did something."""
-    return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
 
 
 def test_api_key_and_tls_guard_the_api_and_show_nowhere(deployment: Deployment, tmp_path: Path) -> None:
@@ -64,23 +58,19 @@ def test_api_key_and_tls_guard_the_api_and_show_nowhere(deployment: Deployment, 
     assert changed(deployment.deploy("--json", **settings)) == []
 
 
-@pytest.mark.parametrize(("hub", "name"), [(huggingface, "huggingface")])
-def test_model_from_a_gated_repository(deployment: Deployment, hub: object, name: str, tmp_path: Path) -> None:
-    revision = {"huggingface": "a" * 40, "modelscope": "v1.0"}[name]
+def test_model_from_a_gated_repository(deployment: Deployment, tmp_path: Path) -> None:
+    revision, token = "a" * 40, "hf_0123456789"
     asked: list[str] = []
-    token = "hf_0123456789" if name == "huggingface" else None  # a gated repository
     (tmp_path / "token").write_text(f"{token}\n")
-    more: dict[str, Any] = {"hub_token_file": str(tmp_path / "token")} if token else {}
-    gate = {"token": token} if token else {}
 
     async def deploy_with_hub() -> "subprocess.CompletedProcess[str]":
-        async with serving(hub(demo_model_dir(lab_dir()), MODEL, revision, asked, **gate)) as endpoint:  # type: ignore[operator]
-            source = {"kind": "hub", "hub": name, "revision": revision, "endpoint": endpoint}
-            return await asyncio.to_thread(deployment.deploy, "--diff", "-vv", model_source=source, **more)
+        async with serving(huggingface(demo_model_dir(lab_dir()), MODEL, revision, asked, token=token)) as endpoint:
+            source = {"kind": "hub", "hub": "huggingface", "revision": revision, "endpoint": endpoint}
+            settings: dict[str, Any] = {"model_source": source, "hub_token_file": str(tmp_path / "token")}
+            return await asyncio.to_thread(deployment.deploy, "--diff", "-vv", **settings)
 
     run = asyncio.run(deploy_with_hub())
     assert f"{MODEL} is complete in /var/lib/bringup/models/HuggingFaceTB--SmolLM2-135M-Instruct@{revision}" in run.stderr
     assert deployment.get("/v1/models")["data"][0]["root"].endswith(f"@{revision}")
     assert asked
-    shown = run.stdout + run.stderr + deployment.ssh("journalctl --no-pager; cat /opt/bringup/lib/hub-token || true")
-    assert token is None or token not in shown
+    assert token not in run.stdout + run.stderr + deployment.ssh("journalctl --no-pager; cat /opt/bringup/lib/hub-token || true")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bringup.cpu_list import format_cpu_list, parse_cpu_list
 from bringup.hardware import Cpu, Gpu, HostFacts, L3Group, Memory, NumaNode
 from bringup.plan.placement import Placement, plan_placement
-from bringup.probe.cpu import format_cpu_list, parse_cpu_list
 from bringup.probe.host import parse_host
 from bringup.recording import recording_named, shipped_recordings
 from tests.unit.machines import NOW_UNIX_S, bare_workstation, changed

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bringup.catalog import load_catalog
+from bringup.cpu_list import format_cpu_list, parse_cpu_list
 from bringup.errors import BringupError
 from bringup.findings import host_findings
 from bringup.hardware import HostFacts
 from bringup.plan import make_plan
 from bringup.plan.preflight import host_blockers, plan_blockers
-from bringup.probe.cpu import format_cpu_list, parse_cpu_list
 from bringup.probe.host import parse_host
 from bringup.probe.sections import probe_script, split_sections
 from bringup.recording import recording_named, shipped_recordings

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from card import Card
+from deployment import changed
 from dkms_build import Build, ensure_build
 from image import Image
 from machine import Machine, Node, Vm, booted
@@ -126,10 +127,6 @@ def host(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
 def bare(host: Host) -> tuple[set[str], set[str]]:
     """Packages and files of the machine before anything was done."""
     return host.packages(), host.files()
-
-
-def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
-    return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
 
 
 def test_card_and_debians_sources_are_seen(host: Host) -> None:

@@ -1,7 +1,8 @@
 """Causes that lie with the card: slowed down, clocked low, shared, or on a narrow link."""
 
-from bringup.smoke.diagnosis.case import Case, quantile
+from bringup.smoke.diagnosis.case import Case
 from bringup.smoke.diagnosis.model import Cause
+from bringup.smoke.statistics import nearest_rank
 from bringup.smoke.timeline import SampledCard, throttle_reasons
 
 _THERMAL = 0x20 | 0x40
@@ -191,7 +192,7 @@ def _working(case: Case, card: SampledCard, name: str) -> float | None:
         for value, bit, loaded in zip(series.values, bits, case.loaded, strict=True)
         if loaded and value is not None and not int(bit or 0) & _IDLE
     ]
-    return quantile(values, 0.5) if values else None
+    return nearest_rank(values, 50)
 
 
 def _clocks(case: Case, card: SampledCard) -> tuple[float | None, tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """What a rule looks at: the lines that were missed, the requests that were judged, and what was sampled while they ran."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -149,12 +148,6 @@ class Rule:
         if found is not None and families and not families & (self.acts_on | {"failed"}):
             return found.model_copy(update={"confidence": "low"})
         return found
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Nearest-rank quantile of values that are not empty."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
 def _carried_on(values: Sequence[float | None]) -> list[float | None]:

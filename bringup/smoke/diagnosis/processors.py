@@ -1,7 +1,8 @@
 """Causes that lie with the CPUs: too few, taken by others, or one thread that everything waits for."""
 
-from bringup.smoke.diagnosis.case import Case, quantile
+from bringup.smoke.diagnosis.case import Case
 from bringup.smoke.diagnosis.model import Cause, Confidence
+from bringup.smoke.statistics import nearest_rank
 from bringup.smoke.timeline import SampledProcess
 
 # limits of ours; what a healthy run on an H100 and on two CPUs showed lies well below them
@@ -171,7 +172,8 @@ def gpu_waits(case: Case) -> Cause | None:
         key="gpu-waits-for-cpu",
         title=f"the card waits for {process.name}, one thread of which fills a CPU",
         evidence=(
-            f"the card worked {mean:.0f} % of the time while requests ran ({quantile(use, 0.1):.0f} to {quantile(use, 0.9):.0f} %)",
+            f"the card worked {mean:.0f} % of the time while requests ran "
+            f"({nearest_rank(use, 10):.0f} to {nearest_rank(use, 90):.0f} %)",
             f"thread {process.hottest_thread or process.name} of process {process.pid} used {percent:.0f} % of one CPU",
         ),
         confidence=sure,
@@ -196,7 +198,7 @@ def client_saturated(case: Case) -> Cause | None:
 
 def _hottest(case: Case, process: SampledProcess) -> float:
     values = case.under_load(case.timeline.one("hottest_thread_cpu_percent", str(process.pid)))
-    return quantile(values, 0.5) if values else 0.0
+    return nearest_rank(values, 50) or 0.0
 
 
 def _who_waited(case: Case, server: tuple[SampledProcess, ...]) -> tuple[str, ...]:

@@ -1,11 +1,9 @@
 """Causes that lie in the requests: a line below the floor, a full queue, a full KV cache, other clients, the network."""
 
+from bringup.best_seen import BEST_SEEN_RATIO
 from bringup.smoke.diagnosis.case import Case, Sent
 from bringup.smoke.diagnosis.model import Cause
 
-_BEST_SEEN_RATIO = 0.55
-"""Part of the floor's speed that was reached anywhere; the same figure as plan/limits.py BEST_SEEN_RATIO, which cannot be imported
-on hosts."""
 _AS_GOOD = 0.9
 """Of that speed counts as reached: whole answers on that H100, first token included, came to 0.52 (2026-11-25)."""
 _LEAST_QUEUE_MS = 20.0
@@ -38,8 +36,8 @@ def impossible_line(case: Case) -> Cause | None:
         for m in case.missed
         if m.floor is not None
         and m.measured is not None
-        and m.floor > m.at_most * _BEST_SEEN_RATIO
-        and m.measured * _BEST_SEEN_RATIO * _AS_GOOD <= m.floor
+        and m.floor > m.at_most * BEST_SEEN_RATIO
+        and m.measured * BEST_SEEN_RATIO * _AS_GOOD <= m.floor
     ]
     if not tight:
         return None
@@ -48,7 +46,7 @@ def impossible_line(case: Case) -> Cause | None:
         title="the server is as close to the card's floor as any that was measured; the line is closer",
         evidence=tuple(
             f"{m.metric}: floor {m.floor:.0f} ms, measured {_ms(m.measured)}, line {m.at_most:g} ms; the best that was seen "
-            f"anywhere is the floor over {_BEST_SEEN_RATIO:g}"
+            f"anywhere is the floor over {BEST_SEEN_RATIO:g}"
             for m in tight
         ),
         confidence="medium",

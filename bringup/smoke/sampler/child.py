@@ -15,6 +15,7 @@ from typing import IO, Any
 import psutil
 import pynvml  # type: ignore[import-untyped]
 
+from bringup.cpu_list import parse_cpu_list
 from bringup.smoke.sampler.card import CardUse
 from bringup.smoke.sampler.loop import Aside, Source, monotonic_since, run_loop
 from bringup.smoke.sampler.metrics import Metrics
@@ -136,15 +137,6 @@ def read_siblings(system: Path) -> dict[int, tuple[int, ...]]:
         if others:
             siblings[cpu] = others
     return dict(sorted(siblings.items()))
-
-
-def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """Numbers of a list as the kernel writes it: ``0-3,8``."""
-    cpus: list[int] = []
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        cpus += range(int(first), int(last or first) + 1)
-    return tuple(cpus)
 
 
 def keep_off(cpus: Sequence[int], siblings: dict[int, tuple[int, ...]]) -> None:
