@@ -15,7 +15,8 @@ _SETTING = re.compile(r'^(?P<name>Acquire::[\w:.-]+) "(?P<value>.*)";$')
 # compression and index choices, scripts that look for a proxy.
 _KEPT = re.compile(r"^Acquire::((http|https|ftp)(::.*)?|Retries|Check-Valid-Until|Check-Date)$", re.IGNORECASE)
 _DROPPED = re.compile(r"proxy-auto-detect", re.IGNORECASE)
-_COPIED = ("sources.list", "sources.list.d/*.list", "sources.list.d/*.sources", "keyrings/*", "trusted.gpg*", "auth.conf*")
+_KEYS = ("keyrings/*", "trusted.gpg*", "auth.conf*")
+_COPIED = ("sources.list", "sources.list.d/*.list", "sources.list.d/*.sources", *_KEYS)
 
 
 class IndexTarget(NamedTuple):
@@ -55,6 +56,19 @@ def choose_repository(targets: tuple[IndexTarget, ...], codename: str, distribut
     return Repository(uri, codename, tuple(dict.fromkeys(target.component for target in own if target.uri == uri)))
 
 
+def sources_of(targets: tuple[IndexTarget, ...], codename: str, distribution: str, release: str) -> str:
+    """sources.list of a host of another release: the distribution's own suites, and no third party's, which may not have it.
+
+    `codename` is this machine's own release, `release` the host's.
+    """
+    components: dict[tuple[str, str], list[str]] = {}
+    for target in targets:
+        if target.origin.lower() == distribution and target.release.split("-")[0] == codename:
+            suite = target.release.replace(codename, release, 1)
+            components.setdefault((target.uri, suite), []).append(target.component)
+    return "".join(f"deb {uri} {suite} {' '.join(dict.fromkeys(names))}\n" for (uri, suite), names in components.items())
+
+
 def host_settings(dump: str) -> dict[str, str]:
     """The settings in the output of `apt-config dump` that a host needs to reach the same mirrors, name to value."""
     settings = (match for match in map(_SETTING.match, dump.splitlines()) if match and match["value"])
@@ -86,10 +100,11 @@ def proxy_environment(settings: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in proxies.items() if value not in ("", "DIRECT")}
 
 
-def copy_configuration(root: Path, settings: dict[str, str]) -> None:
-    """Give the host at `root` this machine's package sources, keyrings and credentials, and these settings."""
+def copy_configuration(root: Path, settings: dict[str, str], sources: str | None = None) -> None:
+    """Give the host at `root` this machine's package sources (or `sources`), keyrings and credentials, and these settings."""
     (root / "etc/apt/sources.list").unlink(missing_ok=True)  # debootstrap's
-    found = [path for pattern in _COPIED for path in Path("/etc/apt").glob(pattern)]
+    patterns = _COPIED if sources is None else _KEYS
+    found = [path for pattern in patterns for path in Path("/etc/apt").glob(pattern)]
     for path in [*found, *Path("/usr/share/keyrings").glob("*")]:
         copy = root / path.relative_to("/")
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -97,5 +112,7 @@ def copy_configuration(root: Path, settings: dict[str, str]) -> None:
             shutil.copytree(path, copy, dirs_exist_ok=True)
         else:
             shutil.copy2(path, copy)
+    if sources is not None:
+        (root / "etc/apt/sources.list").write_text(sources)
     text = "".join(f'{name} "{value}";\n' for name, value in settings.items())
     (root / "etc/apt/apt.conf.d/90machine").write_text(text)

@@ -22,22 +22,26 @@ _NOT_SHARED = ("etc/machine-id", "var/lib/dbus/machine-id", "etc/ssh/ssh_host_*"
 _CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*_*", "var/log/*.log")
 
 
-def ensure_base(directory: Path, console: Console) -> Path:
-    """The base of the lab in `directory` with this machine's release, built now if there is none (about a minute)."""
-    release = platform.freedesktop_os_release()
-    codename = release.get("VERSION_CODENAME", "")
+def ensure_base(directory: Path, console: Console, release: str | None = None) -> Path:
+    """The base of the lab in `directory`, built now if there is none (about a minute).
+
+    `release` is a codename of this machine's distribution (``trixie``); None takes this machine's own.
+    """
+    machine = platform.freedesktop_os_release()
+    codename = release or machine.get("VERSION_CODENAME", "")
     bases = base_dir(directory)
     base = bases / f"base-{codename}"
     if base.is_dir():
         return base
-    repository = apt.choose_repository(apt.machine_index_targets(), codename, release["ID"])
+    repository = apt.choose_repository(apt.machine_index_targets(), machine.get("VERSION_CODENAME", ""), machine["ID"])
+    repository = repository._replace(suite=codename)
     with locked(bases, "base.lock"):
         if base.is_dir():  # another lab has just built it
             return base
         require_space(bases, BASE_MIB, "the base of all hosts")
         partial = bases / f"{base.name}.partial"
         remove_folder(partial)
-        with step(console, f"Building the base of all hosts: {release['ID']} {codename} from {repository.uri}") as show:
+        with step(console, f"Building the base of all hosts: {machine['ID']} {codename} from {repository.uri}") as show:
             try:
                 _debootstrap(repository, partial, show)
             except BaseException:

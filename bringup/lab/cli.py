@@ -23,10 +23,12 @@ def lab() -> None:
 
 @lab.command()
 @click.option("--hosts", "count", type=click.IntRange(1, 64), default=1, show_default=True, help="How many shall be up.")
-def up(count: int) -> None:
+@click.option("--release", metavar="CODENAME", help="Another release of this machine's distribution: trixie.")
+@click.option("--nested", is_flag=True, help="The hosts can run containers of their own (Podman).")
+def up(count: int, release: str | None, nested: bool) -> None:
     """Start hosts until there are as many as asked for; those that are up are kept."""
     console = Console(stderr=True)
-    state = hosts.up(count, console=console)
+    state = hosts.up(count, console=console, release=release, nested=nested)
     _print_table(state)
     console.print(f"Log in with `bringup lab ssh {state.hosts[0].name}`; remove everything with `bringup lab down`.")
 

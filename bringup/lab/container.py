@@ -65,10 +65,10 @@ def mount_root(host: LabHost, base: Path) -> None:
     run("mount", "-t", "overlay", "overlay", "-o", options, host.root, failure=f"{host.root} could not be mounted:")
 
 
-def start(host: LabHost, shared: tuple[Path, ...], uv_cache: Path) -> "subprocess.Popen[bytes]":
+def start(host: LabHost, shared: tuple[Path, ...], uv_cache: Path, nested: bool = False) -> "subprocess.Popen[bytes]":
     """Boot the host, whose root is mounted and which is not up; `wait_for_ssh` tells when it is ready.
 
-    `shared` is shown to it read-only at the same paths, `uv_cache` as root's uv cache.
+    `shared` is shown to it read-only at the same paths, `uv_cache` as root's uv cache. A `nested` one can run containers.
     """
     _end(host.root.parent)
     if not port_is_free(host.ssh_port):
@@ -81,6 +81,14 @@ def start(host: LabHost, shared: tuple[Path, ...], uv_cache: Path) -> "subproces
     command += ["--register=no", "--link-journal=no", "--resolv-conf=replace-host"]
     command += [f"--bind-ro={_escaped(path)}" for path in shared]
     command += [f"--bind={_escaped(uv_cache)}:/root/.cache/uv"]
+    environment: dict[str, str] = {}
+    if nested:
+        containers = host.root.parent / "containers"
+        containers.mkdir(exist_ok=True)
+        # Podman's own overlays cannot lie on the host's, which is one itself; crun makes keyrings and device filters
+        command += [f"--bind={_escaped(containers)}:/var/lib/containers", "--system-call-filter=add_key keyctl bpf"]
+        # Quadlet's units need control groups of version 2
+        environment["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
     if not Path("/run/systemd/system").is_dir():
         # No systemd here makes a scope for the container, and hosts that keep the caller's cgroup share one: their
         # systemds then fail to kill their own services (seen: "Failed to kill control group: Input/output error").
@@ -89,7 +97,14 @@ def start(host: LabHost, shared: tuple[Path, ...], uv_cache: Path) -> "subproces
             cgroup.mkdir(exist_ok=True)
         command = ["sh", "-c", _IN_CGROUPS, "sh", *map(str, cgroups), "--", *command, "--keep-unit"]
     with _console(host).open("wb") as console:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def ssh_command(state: LabState, host: LabHost, *options: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -16,15 +17,16 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
-def configure(host: LabHost, host_key: Path, user_key: str) -> None:
+def configure(host: LabHost, host_key: Path, user_key: str, release: str | None = None) -> None:
     """Write what makes the fresh root file system of `host` this host.
 
-    `host_key` is the private key of its sshd, `user_key` the public key that root accepts.
+    `host_key` is the private key of its sshd, `user_key` the public key that root accepts, `release` the codename of its
+    distribution's release where that is not this machine's.
     """
     root = host.root
     (root / "root/.ssh").mkdir(mode=0o700, parents=True, exist_ok=True)
     apt_settings = apt.machine_apt_settings()
-    apt.copy_configuration(root, apt_settings)
+    apt.copy_configuration(root, apt_settings, None if release is None else _sources(release))
     for path, text in host_files(host, user_key, dict(os.environ)).items():
         (root / path).write_text(text)
     if pip_conf := pip_settings.pip_conf(pip_settings.machine_pip_settings()):
@@ -37,6 +39,11 @@ def configure(host: LabHost, host_key: Path, user_key: str) -> None:
     for unit in ("ssh.socket", "systemd-networkd.service", "systemd-networkd.socket"):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     trust_what_the_machine_trusts(root)
+
+
+def _sources(release: str) -> str:
+    machine = platform.freedesktop_os_release()
+    return apt.sources_of(apt.machine_index_targets(), machine.get("VERSION_CODENAME", ""), machine["ID"], release)
 
 
 def host_files(host: LabHost, user_key: str, environment: dict[str, str]) -> dict[str, str]:

@@ -19,18 +19,31 @@ HOST_MIB = 6 * 1024  # measured: 2.2 GiB of engine, 0.3 GiB of model; the rest f
 _PORTS = range(20000, 30000)  # registered, seldom used, and below the ports that Linux gives to clients (32768 and up)
 
 
-def up(count: int = 1, directory: Path | None = None, console: Console | None = None) -> LabState:
+def up(
+    count: int = 1,
+    directory: Path | None = None,
+    console: Console | None = None,
+    release: str | None = None,
+    nested: bool = False,
+) -> LabState:
     """See to it that every known host, and at least `count`, is up and answers over SSH; return the lab's state.
 
-    Hosts that are up are left alone; one that died is started again with its files.
+    Hosts that are up are left alone; one that died is started again with its files. A lab without hosts gets the `release`
+    (codename; None is this machine's own), and whether its hosts may run containers (`nested`); one with hosts keeps what it has.
     """
     directory, console = directory or lab_dir(), console or Console(stderr=True)
     require_hosts(directory)
     with locked(directory):
         state = _known_state(directory)
         _remove_unknown(state, console)
+        if not state.hosts:
+            state = state.model_copy(update={"release": release, "nested": nested})
+        elif (release, nested) not in ((None, False), (state.release, state.nested)):
+            raise BringupError(
+                "A lab's hosts are alike: take them down first (`bringup lab down`) or name another BRINGUP_LAB_DIR."
+            )
         new_names = _new_names(state, count)
-        base = ensure_base(directory, console)
+        base = ensure_base(directory, console, state.release)
         require_space(directory, HOST_MIB * len(new_names), f"{', '.join(new_names)} with an engine and a model")
         stopped = [host for host in state.hosts if not container.is_up(host)]
         if not stopped and not new_names:
@@ -124,7 +137,7 @@ def _add_host(state: LabState, name: str, base: Path) -> LabState:
         host_key=guest.make_key(folder / "host_key", name),
     )
     container.mount_root(host, base)
-    guest.configure(host, folder / "host_key", user_key)
+    guest.configure(host, folder / "host_key", user_key, state.release)
     state = state.model_copy(update={"hosts": (*state.hosts, host)})
     write_state(state)
     return state
@@ -138,7 +151,7 @@ def _start(hosts: list[LabHost], state: LabState, base: Path) -> None:
     started: list[tuple[LabHost, subprocess.Popen[bytes]]] = []
     for host in hosts:
         container.mount_root(host, base)
-        started.append((host, container.start(host, shared, uv_cache)))
+        started.append((host, container.start(host, shared, uv_cache, state.nested)))
     for host, nspawn in started:
         container.wait_for_ssh(state, host, nspawn)
 

@@ -35,6 +35,8 @@ class LabState(BaseModel):
 
     directory: Path = Field(exclude=True)
     hosts: tuple[LabHost, ...] = ()
+    release: str | None = Field(None, description="codename of the hosts' release; None is this machine's own")
+    nested: bool = Field(False, description="whether the hosts may run containers of their own (Podman)")
 
     @property
     def key(self) -> Path:

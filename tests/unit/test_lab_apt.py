@@ -61,3 +61,12 @@ def test_local_repositories_and_certificates_are_found() -> None:
 def test_debootstrap_gets_the_proxy_but_not_the_word_for_none() -> None:
     assert apt.proxy_environment(apt.host_settings(DUMP)) == {"http_proxy": "http://proxy.example:3128"}
     assert apt.proxy_environment({"acquire::HTTP::proxy": "DIRECT"}) == {}
+
+
+def test_a_host_of_another_release_gets_the_distributions_own_suites_of_it() -> None:
+    sources = apt.sources_of(apt.parse_index_targets(TARGETS), "bookworm", "debian", "trixie")
+    assert sources.splitlines() == [
+        "deb http://mirror.example/debian/ trixie main contrib",
+        "deb http://mirror.example/debian/ trixie-updates main",
+        "deb http://mirror.example/debian-security/ trixie-security main",
+    ]
