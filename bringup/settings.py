@@ -157,6 +157,13 @@ class Settings(Frozen):
     """File on the control machine with the certificate's private key, not encrypted (PEM)."""
     allowed_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^\s/@]+)$")], ...] = ()
     """Origins of web pages that may use the API (CORS): ``["https://chat.example.org"]``; none by default."""
+    runtime: Literal["venv", "container"] = "venv"
+    """Where the engine comes from: packages that bringup installs into a virtual environment, or an image that Podman runs."""
+    container_image: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
+    """Image with the engine, with its registry and best by its digest: ``registry.example.org/vllm@sha256:…``. None: the engine's
+    official one, from the registry that the host's registries.conf names."""
+    nvidia_container_repository: NvidiaRepository | None = None
+    """apt repository that has NVIDIA's container toolkit, used where the host has no CDI specification of its cards yet."""
     hub_token_file: AbsolutePath | None = None
     """File on the control machine with a token for Hugging Face; for models that need one."""
     calibration_file: AbsolutePath | None = None
@@ -363,6 +370,8 @@ def problems_with(data: Mapping[str, Any], catalog: Catalog, also_known: Iterabl
         )
     if (settings.tls_cert_file is None) != (settings.tls_key_file is None) and not wrong & {"tls_cert_file", "tls_key_file"}:
         problems.append("tls_cert_file and tls_key_file belong together: set both of them or neither")
+    if settings.container_image is not None and settings.runtime != "container":
+        problems.append("container_image: it is for runtime 'container', and runtime is 'venv'")
     source = settings.model_source
     if settings.hub_token_file is not None and not (isinstance(source, HubSource) and source.hub == "huggingface"):
         problems.append("hub_token_file: it is for models from Hugging Face, and this one comes from somewhere else")

@@ -197,7 +197,9 @@ def prepare(host: Host, inventory: Inventory, only: Literal["driver", "tuning"] 
             if not facts.model_folder_holds_model:
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
         key_name, tls_name = (_fingerprint(api_key) if api_key else None), (tls.name if tls else None)
-        plan = make_plan(facts, settings, catalog, revision, templates_checksum(), key_name, tls_name)
+        plan = make_plan(
+            facts, settings, catalog, revision, templates_checksum(settings.runtime == "container"), key_name, tls_name
+        )
         if only == "driver":
             blockers += driver_blockers(facts, plan)
         elif only is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bringup.onhost.content import SERVED_FILES
+from bringup.onhost.content import served_files
 from bringup.plan import Plan
 
 _TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -24,9 +24,10 @@ def render(template: str, plan: Plan) -> str:
     return environment.get_template(template).render(plan=plan, why={decision.key: decision for decision in plan.decisions})
 
 
-def templates_checksum() -> str:
+def templates_checksum(in_container: bool) -> str:
     """What names the templates of a release: another template makes another release, so that there is a way back."""
-    return sha256("".join((_TEMPLATES / f"{name}.j2").read_text(encoding="utf-8") for name in SERVED_FILES))[:12]
+    names = [f"{name}.j2" for name in served_files(in_container)] + sorted(path.name for path in _TEMPLATES.glob("vllm-part-*.j2"))
+    return sha256("".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in names))[:12]
 
 
 def sha256(text: str) -> str:

@@ -333,6 +333,14 @@ class WeightRule(Frozen):
     source: str
 
 
+class EngineImage(Frozen):
+    """A container image that somebody publishes of an engine."""
+
+    reference: str
+    """Without a registry: the host's own settings of Podman, or the inventory, say where it is."""
+    disk_mib: int
+
+
 class Engine(Frozen):
     """One build of vLLM."""
 
@@ -352,6 +360,8 @@ class Engine(Frozen):
     min_driver_branch: int | None
     apt_packages: tuple[str, ...]
     disk_mib: int
+    image: EngineImage | None = None
+    """None: nobody is known to publish one."""
     host_memory_mib: int
     """Main memory of its processes without weights and KV cache."""
     server_defaults: tuple[ServerDefaults, ...] = Field(min_length=1)

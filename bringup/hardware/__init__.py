@@ -9,13 +9,22 @@ from bringup.hardware.cpu import Cpu, L3Group, NumaNode, SmtState
 from bringup.hardware.gpu import Gpu, GpuClocks, GpuPower, GpuProcess, GpuState, GpuTemperature, PcieLink
 from bringup.hardware.host import HostFacts, RootAccess
 from bringup.hardware.memory import Memory, MemoryFacts, MemoryModule
-from bringup.hardware.software import CudaToolkit, GpuCheckRecord, KernelModule, NvidiaSoftware, ServedRelease, SmokeRecord
+from bringup.hardware.software import (
+    ContainerSoftware,
+    CudaToolkit,
+    GpuCheckRecord,
+    KernelModule,
+    NvidiaSoftware,
+    ServedRelease,
+    SmokeRecord,
+)
 from bringup.hardware.system import AptSource, Board, Disk, OperatingSystem, System
 from bringup.hardware.tuning import TuningFacts
 
 __all__ = [
     "AptSource",
     "Board",
+    "ContainerSoftware",
     "Cpu",
     "CudaToolkit",
     "Disk",

@@ -8,7 +8,7 @@ from bringup.hardware.base import Frozen
 from bringup.hardware.cpu import Cpu, NumaNode
 from bringup.hardware.gpu import Gpu
 from bringup.hardware.memory import Memory, MemoryFacts
-from bringup.hardware.software import GpuCheckRecord, NvidiaSoftware, ServedRelease, SmokeRecord
+from bringup.hardware.software import ContainerSoftware, GpuCheckRecord, NvidiaSoftware, ServedRelease, SmokeRecord
 from bringup.hardware.system import Disk, OperatingSystem, System
 from bringup.hardware.tuning import TuningFacts
 
@@ -41,6 +41,7 @@ class HostFacts(Frozen):
     system: System = System()
     tuning: TuningFacts = TuningFacts()
     nvidia: NvidiaSoftware = NvidiaSoftware()
+    containers: ContainerSoftware = ContainerSoftware()
     engines: dict[str, str] = Field(default_factory=dict)
     """Environments that are built on the host: folder name to the checksum of the requirement list they were built from."""
     models: dict[str, str] = Field(default_factory=dict)

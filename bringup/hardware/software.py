@@ -53,6 +53,20 @@ class NvidiaSoftware(Frozen):
     """Lines of the kernel log in which the driver reports an error of a card (Xid), newest last."""
 
 
+class ContainerSoftware(Frozen):
+    """What the host has to run containers with."""
+
+    podman_version: str | None = None
+    images: tuple[str, ...] = ()
+    """Those of bringup's, by the names that it gave them."""
+    cgroup_v2: bool | None = None
+    """Whether control groups are of version 2; None: not known."""
+    nvidia_ctk: str | None = None
+    """Version of NVIDIA's container toolkit."""
+    cdi_devices: tuple[str, ...] = ()
+    """Names of cards (``0``, ``all``) in CDI specifications of nvidia.com/gpu."""
+
+
 class GpuCheckRecord(Frozen):
     """The newest look at the cards as they run (`bringup-host gpu-check`), reduced to what decides whether to look again."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.onhost.build import build
+from bringup.onhost.container import pull
 from bringup.onhost.download import download
 from bringup.onhost.gpu.check import gpu_check, read_request
 from bringup.onhost.ready import wait_until_ready
@@ -26,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("show", help="name the release that is served")
     builder = commands.add_parser("build", help="build a virtual environment from a pinned list")
     builder.add_argument("request", type=Path)
+    puller = commands.add_parser("pull", help="get the image of an engine")
+    puller.add_argument("request", type=Path)
     downloader = commands.add_parser("download", help="download a model from its hub")
     downloader.add_argument("request", type=Path)
     checker = commands.add_parser("gpu-check", help="look at the cards as they run: driver, link under load, errors, a CUDA kernel")
@@ -57,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             Switch(arguments.digest, arguments.by).run(arguments.smoke)
         elif arguments.command == "build":
             build(arguments.request, arguments.by)
+        elif arguments.command == "pull":
+            pull(arguments.request, arguments.by)
         elif arguments.command == "download":
             download(arguments.request, arguments.by)
         elif arguments.command == "gpu-check":

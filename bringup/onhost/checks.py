@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bringup.errors import BringupError
+from bringup.onhost.container import PODMAN_FAILED, run_command
 from bringup.onhost.log import last_words
 from bringup.onhost.systemd import SERVICE, read
 
@@ -46,9 +47,14 @@ def check_configuration(release: Path, plan: dict[str, Any]) -> None:
     Raises:
         BringupError: the engine refuses it; the message has its words.
     """
-    environment = dict(line.split("=", 1) for line in (release / "environment").read_text().splitlines() if "=" in line)
-    python = Path(plan["engine_dir"]) / "bin/python"
-    done = _as_user([str(python), "-c", _CHECK, plan["service"]["parser_module"], str(release / "vllm.yaml")], environment)
+    check = ["-c", _CHECK, plan["service"]["parser_module"], str(release / "vllm.yaml")]
+    if plan.get("container"):
+        done = subprocess.run(run_command(plan, release, "python3", check), capture_output=True, text=True, check=False)
+        if done.returncode in PODMAN_FAILED:
+            raise BringupError(f"Podman cannot run the image; {_NOTHING_CHANGED}:\n{last_words(done.stderr, 4)}")
+    else:
+        environment = dict(line.split("=", 1) for line in (release / "environment").read_text().splitlines() if "=" in line)
+        done = _as_user([str(Path(plan["engine_dir"]) / "bin/python"), *check], environment)
     if done.returncode:
         raise BringupError(f"vLLM refuses this configuration; {_NOTHING_CHANGED}:\n{last_words(done.stderr, 4)}")
 

@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SERVED_FILES = ("vllm.yaml", "environment", "vllm.service")
-"""Files of a release that decide what is served."""
+
+def served_files(in_container: bool) -> tuple[str, ...]:
+    """Files of a release that decide what is served; the last is what its service is made of."""
+    return ("vllm.yaml", "environment", "vllm.container" if in_container else "vllm.service")
 
 
 def settings_in(text: str) -> list[str]:

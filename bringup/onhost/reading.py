@@ -158,6 +158,8 @@ def _planned(root: Path) -> dict[str, Any] | None:
         "cpus": service.get("cpus", ""),
         "memory_nodes": service.get("memory_nodes", ""),
         "limits": limits,
+        # what a generator makes of a file cannot be enabled, and starts at boot by the file itself
+        "enabled": "generated" if plan.get("container") else "enabled",
         "tuning": plan.get("tuning"),
     }
 

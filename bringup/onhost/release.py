@@ -17,7 +17,8 @@ from typing import Any
 
 from bringup.errors import BringupError
 from bringup.onhost.checks import check_configuration, check_folders, check_port
-from bringup.onhost.content import SERVED_FILES, changed_decisions, content_checksum, decisions_of
+from bringup.onhost.container import record_image
+from bringup.onhost.content import changed_decisions, content_checksum, decisions_of, served_files
 from bringup.onhost.lock import lock
 from bringup.onhost.log import first_error, service_log, without_tracebacks
 from bringup.onhost.say import say
@@ -27,6 +28,8 @@ from bringup.onhost.systemd import SERVICE, main_pid, read, systemctl
 RELEASES = Path("/opt/bringup/releases")
 CURRENT = Path("/opt/bringup/current")
 UNIT = Path("/etc/systemd/system/vllm.service")
+CONTAINER_UNIT = Path("/etc/containers/systemd/vllm.container")
+"""Of which Podman's generator makes vllm.service; one in /etc/systemd/system would go before it."""
 SMOKE_RECORD = Path("/var/lib/bringup/smoke/latest.json")
 TLS = Path("/etc/bringup/tls")
 SMOKE_PYTHON = "/opt/bringup/tools/smoke/bin/python"
@@ -64,6 +67,8 @@ class Switch:
         except (OSError, ValueError) as error:
             raise BringupError(f"release {digest} is not on this host or its plan.json is damaged: {error}") from error
         self.by = by
+        self.in_container = bool(self.plan.get("container"))
+        self.unit, self.other_unit = (CONTAINER_UNIT, UNIT) if self.in_container else (UNIT, CONTAINER_UNIT)
         self.stopped_pid: str | None = None
         self.port = int(self.plan["vllm"]["port"])
         self.server = server_of(self.plan)
@@ -86,6 +91,8 @@ class Switch:
             for mark in (SERVED, SMOKE_COPY):
                 (self.release / mark).unlink(missing_ok=True)
             previous = self._previous()
+            if self.in_container:
+                record_image(self.release, self.plan)
             say("checking the configuration with the engine's own parser")
             check_configuration(self.release, self.plan)
             check_folders()
@@ -161,22 +168,28 @@ class Switch:
 
     def _mark_served(self) -> None:
         """Note that this release came up and stays."""
-        (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in SERVED_FILES) + "\n")
+        names = served_files(self.in_container)
+        (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in names) + "\n")
         (self.release / PREVIOUS).unlink(missing_ok=True)
 
     def _stage(self) -> None:
         """Write what is put in place next, so that a full disk shows itself before anything is changed."""
-        shutil.copyfile(self.release / "vllm.service", _staged(UNIT))
+        self.unit.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.release / self.unit.name, _staged(self.unit))
         _staged(CURRENT).unlink(missing_ok=True)
         _staged(CURRENT).symlink_to(f"releases/{self.release.name}")
 
     def _activate(self) -> None:
         """Make this release, which is staged, the current one and restart the service."""
         self.stopped_pid = main_pid()
-        for path in (UNIT, CURRENT):
+        if self.other_unit.exists():
+            # a container and a process are ended in different ways, each of which is in its own unit
+            _remove(self.other_unit)
+        for path in (self.unit, CURRENT):
             _staged(path).replace(path)
         systemctl("daemon-reload")
-        systemctl("enable", "--quiet", SERVICE)
+        if not self.in_container:  # the generator does that for a container, by the file itself
+            systemctl("enable", "--quiet", SERVICE)
         systemctl("reset-failed", SERVICE)
         say(f"starting release {self.release.name}")
         systemctl("restart", "--no-block", SERVICE)
@@ -201,7 +214,10 @@ class Switch:
     def _put_back(self, previous: str | None) -> str:
         """Serve the previous release again and say so; without one, stop and disable the service."""
         if previous is None:
-            systemctl("disable", "--now", "--quiet", SERVICE)
+            if self.in_container:
+                _remove(self.unit)
+            else:
+                systemctl("disable", "--now", "--quiet", SERVICE)
             systemctl("reset-failed", SERVICE)
             CURRENT.unlink(missing_ok=True)
             return "nothing was served before, so the service was stopped"
@@ -254,6 +270,15 @@ class Switch:
         for folder in TLS.glob("*"):
             if str(folder) not in plans:
                 shutil.rmtree(folder)
+
+
+def _remove(unit: Path) -> None:
+    """Stop the service as this unit says, and take the unit away."""
+    systemctl("stop", SERVICE)
+    if unit == UNIT:
+        systemctl("disable", "--quiet", SERVICE)
+    unit.unlink()
+    systemctl("daemon-reload")
 
 
 def _staged(path: Path) -> Path:

@@ -27,6 +27,15 @@ def main_pid() -> str | None:
     return pid if pid not in ("", "0") else None
 
 
+def server_pid() -> str | None:
+    """Process id of the server itself; the main process of a container's unit is the one that watches over it."""
+    pid = main_pid()
+    if pid is None or read(Path(f"/proc/{pid}/comm")).strip() != "conmon":
+        return pid
+    children = read(Path(f"/proc/{pid}/task/{pid}/children")).split()
+    return children[0] if children else None
+
+
 def main_process_command() -> str:
     """Command line of the server; empty while there is none."""
     pid = main_pid()

@@ -12,7 +12,7 @@ from time import monotonic, sleep
 
 from bringup.onhost.say import say
 from bringup.onhost.server import server_of
-from bringup.onhost.systemd import SERVICE, main_pid, systemctl
+from bringup.onhost.systemd import SERVICE, server_pid, systemctl
 
 PLAN = Path("/opt/bringup/current/plan.json")
 MOTD = Path("/run/motd.d/50-bringup")
@@ -58,7 +58,7 @@ def _is_healthy() -> bool:
 
 
 def _end() -> None:
-    pid = main_pid()
+    pid = server_pid()
     if pid is None:
         return
     say(f"<3>{SERVICE} runs and does not answer: ending it, so that it is started again")
@@ -66,9 +66,9 @@ def _end() -> None:
         # Python's fault handler writes the stacks of all threads for this one (PYTHONFAULTHANDLER), as systemd's watchdog would ask
         os.kill(int(pid), signal.SIGABRT)
         limit = monotonic() + STACKS_S
-        while monotonic() < limit and main_pid() == pid:
+        while monotonic() < limit and server_pid() == pid:
             sleep(0.2)
-        if main_pid() == pid:  # a process that is stopped or stuck in the driver does not take it
+        if server_pid() == pid:  # a process that is stopped or stuck in the driver does not take it
             os.kill(int(pid), signal.SIGKILL)
 
 

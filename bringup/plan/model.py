@@ -11,6 +11,8 @@ from bringup.hardware import Frozen
 from bringup.onhost.content import changed_decisions
 from bringup.plan.capacity import MemoryBudget
 from bringup.plan.card import CardPlan
+from bringup.plan.container import UNIT as CONTAINER_UNIT
+from bringup.plan.container import ContainerPlan
 from bringup.plan.cuda import CudaPlan
 from bringup.plan.decision import Decision
 from bringup.plan.driver import DriverPlan
@@ -86,7 +88,9 @@ class Plan(Frozen):
     engine: str
     installable: bool
     """False: the engine is there to plan with only."""
-    engine_dir: str
+    engine_dir: str | None
+    """Folder of its virtual environment; None where it is in a container."""
+    container: ContainerPlan | None = None
     vllm: dict[str, Any]
     """vLLM's own configuration file (``--config``)."""
     environment: dict[str, str]
@@ -114,19 +118,20 @@ class Plan(Frozen):
     @property
     def digest(self) -> str:
         """Twelve hex digits that name the release: they change exactly when what is served changes."""
-        served = self.model_dump(
-            mode="json",
-            include={
-                "model_dir",
-                "model_revision",
-                "engine_dir",
-                "vllm",
-                "environment",
-                "service",
-                "templates_checksum",
-                "api_key_fingerprint",
-            },
-        )
+        names = {
+            "model_dir",
+            "model_revision",
+            "engine_dir",
+            "vllm",
+            "environment",
+            "service",
+            "templates_checksum",
+            "api_key_fingerprint",
+        }
+        served = self.model_dump(mode="json", include=names)
+        if self.container is not None:
+            # where a missing toolkit comes from is no part of what is served, and comes and goes with it
+            served["container"] = self.container.model_dump(mode="json", exclude={"toolkit"})
         return hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -134,10 +139,15 @@ class Plan(Frozen):
         """Folder of this release on the host."""
         return f"/opt/bringup/releases/{self.digest}"
 
+    @property
+    def unit(self) -> str:
+        """File that the service is made of, on the host; a release's file has the same name."""
+        return "/etc/systemd/system/vllm.service" if self.container is None else CONTAINER_UNIT
+
     def record(self) -> str:
         """Return plan.json as it lies in the release folder."""
         # live values would make the file of an unchanged plan another one, and the way to a driver ends once it is there
-        live: Any = {"host": {"__all__": {"now", "writable"}}, "driver": True, "card": {"blockers"}}
+        live: Any = {"host": {"__all__": {"now", "writable"}}, "driver": True, "card": {"blockers"}, "container": {"toolkit"}}
         return json.dumps(self.model_dump(mode="json", exclude=live), indent=2, ensure_ascii=False) + "\n"
 
     def changes_from(self, decisions: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from bringup.host_settings import KEEP
 from bringup.needs import parse_need
 from bringup.plan.card import card_decisions, plan_card
 from bringup.plan.configuration import Card, Case
+from bringup.plan.container import plan_container
 from bringup.plan.cuda import cuda_decisions, cuda_environment, plan_cuda
 from bringup.plan.decision import Decision
 from bringup.plan.driver import DriverPlan, plan_driver
@@ -128,6 +129,28 @@ def _exposure_decisions(settings: Settings, tls_name: str | None) -> tuple[Decis
     return tuple(Decision(key=key, value=value, why="as set", source=sources[key]) for key, value in values.items() if value)
 
 
+def _environment(engine_dir: str | None, card: Card | None) -> dict[str, str]:
+    """Variables of the server that do not depend on what it serves."""
+    environment = {
+        "HOME": HOME_DIR,
+        "HF_HOME": f"{CACHE_DIR}/huggingface",
+        "HF_HUB_OFFLINE": "1",
+        # the stacks of a server that hangs, when the watch ends it (bringup/onhost/watch.py)
+        "PYTHONFAULTHANDLER": "1",
+        "VLLM_CACHE_ROOT": f"{CACHE_DIR}/vllm",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if card:
+        # without nvcc FlashInfer cannot compile its sampler (vLLM utils/flashinfer.py)
+        environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+    if engine_dir is None:  # an image has a PATH of its own, and in its container there is no other card
+        return environment
+    environment["PATH"] = f"{engine_dir}/bin:/usr/local/bin:/usr/bin:/bin"
+    if card:
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(card.index)}
+    return environment
+
+
 def make_plan(
     facts: HostFacts,
     settings: Settings,
@@ -201,7 +224,6 @@ def make_plan(
         predicted, checks, findings = foresee_cpu(options, model), (), no_findings
 
     repository, revision = _revision(settings, model, options, model_revision)
-    engine_dir = f"{ENGINES_DIR}/{engine.name}-{engine_checksum(engine)[:8]}"
     from_hub = isinstance(settings.model_source, HubSource)
     model_dir = _model_dir(repository if from_hub else model.id, settings, revision)
     choices = (
@@ -219,32 +241,29 @@ def make_plan(
         *_exposure_decisions(settings, tls_name),
     )
     vllm = {decision.key: decision.value for decision in options.decisions if decision.key not in _NOT_OPTIONS}
-    environment = {
-        "HOME": HOME_DIR,
-        "HF_HOME": f"{CACHE_DIR}/huggingface",
-        "HF_HUB_OFFLINE": "1",
-        "PATH": f"{engine_dir}/bin:/usr/local/bin:/usr/bin:/bin",
-        # the stacks of a server that hangs, when the watch ends it (bringup/onhost/watch.py)
-        "PYTHONFAULTHANDLER": "1",
-        "VLLM_CACHE_ROOT": f"{CACHE_DIR}/vllm",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    if card:
-        # without nvcc FlashInfer cannot compile its sampler (vLLM utils/flashinfer.py)
-        environment |= {
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": str(card.index),
-            "VLLM_USE_FLASHINFER_SAMPLER": "0",
-        }
-    else:
+    in_container = settings.runtime == "container"
+    engine_dir = None if in_container else f"{ENGINES_DIR}/{engine.name}-{engine_checksum(engine)[:8]}"
+    environment = _environment(engine_dir, card)
+    if not card:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(options.kv_cache_host_mib // 1024)
     if placement.omp_threads is not None:
         environment["OMP_NUM_THREADS"] = str(placement.omp_threads)
     stop_after_s = int(vllm.get("shutdown-timeout", SHUTDOWN_TIMEOUT_S))
     memory_mib = engine.host_memory_mib + options.kv_cache_host_mib + (0 if card else int(model.weights_gib * 1024))
     service, memory_limit = plan_service(facts, engine, engine_dir, placement, host, stop_after_s, memory_mib)
-    cuda_plan = plan_cuda(settings, engine, vllm) if card else None
-    environment |= cuda_environment(cuda_plan, environment["PATH"])
+    container = plan_container(
+        facts,
+        settings,
+        engine,
+        card.index if card else None,
+        (model_dir, *((f"{TLS_DIR}/{tls_name}",) if tls_name else ())),
+        (HOME_DIR, CACHE_DIR),
+        stop_after_s,
+    )
+    container_plan, container_decisions = container or (None, ())
+    # an image brings what kernels are compiled with
+    cuda_plan = plan_cuda(settings, engine, vllm) if card and not in_container else None
+    environment |= cuda_environment(cuda_plan, environment.get("PATH", ""))
     card_plan = plan_card(facts, settings, card.gpu) if card else None
     made = [setting for setting in host if setting.key in {applied.key for applied in tuning.settings}]
     return Plan(
@@ -259,6 +278,7 @@ def make_plan(
         engine=engine.name,
         installable=engine.installable,
         engine_dir=engine_dir,
+        container=container_plan,
         vllm={
             "model": model_dir,
             "served-model-name": [model.id],
@@ -272,10 +292,10 @@ def make_plan(
         sysctls={setting.key: setting.value for setting in tuning.settings if setting.kind == "sysctl"},
         needs=Needs(
             memory_mib=memory_mib,
-            engine_disk_mib=engine.disk_mib,
+            engine_disk_mib=engine.image.disk_mib if in_container and engine.image else engine.disk_mib,
             model_disk_mib=0 if isinstance(settings.model_source, HostFolderSource) else _download_mib(model, repository),
             min_driver_branch=engine.min_driver_branch,
-            apt_packages=engine.apt_packages,
+            apt_packages=("podman",) if in_container else engine.apt_packages,
         ),
         driver=_driver(facts, settings, card, engine.min_driver_branch),
         cuda=cuda_plan,
@@ -295,6 +315,7 @@ def make_plan(
         tuning=tuning,
         decisions=(
             *choices,
+            *container_decisions,
             *options.decisions,
             *placement.decisions,
             memory_limit,

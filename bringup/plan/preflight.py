@@ -1,6 +1,7 @@
 """What stops a deploy on a host before it starts."""
 
 from bringup.hardware import HostFacts
+from bringup.plan.container import container_blockers
 from bringup.plan.model import Plan
 from bringup.plan.plan import HOME_DIR, UNPINNED
 
@@ -82,6 +83,8 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
         blockers.append(
             f"the card at {plan.gpu} is split into instances (MIG), and this version serves whole cards: nvidia-smi -mig 0"
         )
+    if plan.container is not None:
+        blockers += container_blockers(facts, plan.container)
     if plan.driver is not None and plan.driver.below_need is not None:
         blockers.append(plan.driver.below_need)
     return [*blockers, *driver_blockers(facts, plan)]
@@ -104,7 +107,10 @@ def driver_blockers(facts: HostFacts, plan: Plan) -> list[str]:
 def _no_space(facts: HostFacts, plan: Plan) -> list[str]:
     """Compare free space with what is not there yet; engine and model often share one file system."""
     needs = []
-    if plan.engine_dir.rsplit("/", 1)[-1] not in facts.engines:
+    if plan.container is not None:
+        if plan.container.local_image not in facts.containers.images:
+            needs.append(("/var/lib/containers", "the engine's image", plan.needs.engine_disk_mib))
+    elif plan.engine_dir is not None and plan.engine_dir.rsplit("/", 1)[-1] not in facts.engines:
         needs.append(("/opt/bringup", "the engine", plan.needs.engine_disk_mib))
     if plan.model_dir.rsplit("/", 1)[-1] not in facts.models:
         needs.append(("/var/lib/bringup", "the model", plan.needs.model_disk_mib))

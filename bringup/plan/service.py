@@ -30,7 +30,7 @@ class ServicePlan(Frozen):
     """What the systemd unit needs."""
 
     command: tuple[str, ...]
-    """Absolute program and its arguments, the configuration file excluded."""
+    """Program and its arguments, the configuration file excluded."""
     parser_module: str
     """Module of the engine whose argument parser checks the configuration before the running service is touched."""
     cpus: str
@@ -56,7 +56,7 @@ class ServicePlan(Frozen):
 def plan_service(
     facts: HostFacts,
     engine: Engine,
-    engine_dir: str,
+    engine_dir: str | None,
     placement: Placement,
     host: tuple[HostSetting, ...],
     stop_after_s: int,
@@ -67,7 +67,7 @@ def plan_service(
     Args:
         facts: the host.
         engine: the build of vLLM.
-        engine_dir: its folder on the host.
+        engine_dir: its folder on the host; None where it is in a container, whose PATH leads to it.
         placement: where it runs.
         host: settings of the host, the service's limits among them.
         stop_after_s: vLLM's own limit for a graceful stop.
@@ -75,8 +75,9 @@ def plan_service(
     """
     stop_timeout_s = stop_after_s + STOP_MARGIN_S
     memory_max_mib, memory = _memory(facts.memory.total_mib, needs_mib)
+    program = engine.command[0].rsplit("/", 1)[-1] if engine_dir is None else f"{engine_dir}/{engine.command[0]}"
     plan = ServicePlan(
-        command=(f"{engine_dir}/{engine.command[0]}", *engine.command[1:]),
+        command=(program, *engine.command[1:]),
         parser_module=engine.parser_module,
         cpus=format_cpu_list(placement.serving_cpus),
         memory_nodes=format_cpu_list(placement.memory_nodes or ()),

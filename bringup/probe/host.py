@@ -5,6 +5,7 @@ from typing import TypeVar, cast
 
 from bringup.hardware import Cpu, Disk, Gpu, GpuState, HostFacts, Memory, MemoryFacts, NumaNode, RootAccess
 from bringup.onhost.lock import at_work
+from bringup.probe.containers import parse_containers
 from bringup.probe.cpu import parse_cpu, parse_numa
 from bringup.probe.dmidecode import parse_memory
 from bringup.probe.gpu import DriverRow, bus_of, parse_nvidia_smi_list, parse_pci_displays, refine_with_nvidia_smi
@@ -145,6 +146,7 @@ def parse_host(text: str) -> HostFacts:
         system=system,
         tuning=parse_tuning(reading.sections),
         nvidia=nvidia,
+        containers=parse_containers(body("containers")),
         engines=parse_markers(body("engines")),
         models=parse_markers(body("models")),
         model_folder_holds_model={"present": True, "absent": False}.get(body("model-folder").strip()),

@@ -41,7 +41,8 @@ def parse_service(text: str) -> ServiceState:
     values = key_values(text)
     return ServiceState(
         active=values.get("ActiveState", "absent") if values.get("LoadState") == "loaded" else "absent",
-        enabled=values.get("UnitFileState") == "enabled",
+        # Podman's generator makes a unit that starts at boot
+        enabled=values.get("UnitFileState") in ("enabled", "generated"),
         foreign=values.get("Foreign"),
         systemd_version=int(version) if (version := values.get("SystemdVersion", "")).isdecimal() else None,
     )

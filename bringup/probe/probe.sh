@@ -161,6 +161,17 @@ for dir in /usr/local/cuda-[0-9]* /usr/local/cuda /opt/cuda; do
   [ -n "$version" ] || version=$(sed -n 's/^CUDA Version \([0-9.]*\).*/\1/p' "$dir/version.txt" 2>/dev/null)
   echo "path=$(readlink -f "$dir") version=$version"
 done
+section containers
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then echo cgroup=2; elif [ -d /sys/fs/cgroup ]; then echo cgroup=1; fi
+if has podman; then
+  echo "podman=$(podman --version 2>/dev/null | sed 's/.* //')"
+  $asroot podman image list --filter 'reference=localhost/bringup/*' --format 'image={{.Repository}}:{{.Tag}}' 2>/dev/null
+fi
+has nvidia-ctk && echo "nvidia_ctk=$(nvidia-ctk --version 2>/dev/null | sed -n 's/.*version \([0-9][0-9.]*\).*/\1/p' | head -n 1)"
+for file in /etc/cdi/*.yaml /etc/cdi/*.json /var/run/cdi/*.yaml /var/run/cdi/*.json; do
+  # the names of devices; other parts of such a file have names of another form (hookName)
+  grep -Eqs 'kind"?: *"?nvidia.com/gpu' "$file" && sed -En 's/^[-{ ]*"?name"?: *"?([^",]*).*/device=\1/p' "$file"
+done
 section packages
 if has dpkg-query; then
   # shellcheck disable=SC2016 # the names in braces are dpkg-query's own
@@ -194,7 +205,7 @@ section reboot
 if [ -e /run/reboot-required ]; then echo pending=yes; cat /run/reboot-required.pkgs 2>/dev/null; else echo pending=no; fi
 
 section disk
-for path in /opt/bringup /var/lib/bringup; do
+for path in /opt/bringup /var/lib/bringup /var/lib/containers; do
   parent=$path
   while [ ! -d "$parent" ]; do parent=${parent%/*}; parent=${parent:-/}; done
   printf '%s %s %s\n' "$path" "$(df -Pk "$parent" 2>/dev/null | awk 'NR == 2 {print $4, $1}')" "$(stat -f -c %T "$parent" 2>/dev/null)"

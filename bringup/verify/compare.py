@@ -152,7 +152,7 @@ def _records(reading: Reading) -> Iterator[Check]:
 
 
 def _units(reading: Reading) -> Iterator[Check]:
-    wanted = {"vllm.service": ("enabled", "active")} if reading.plan else {}
+    wanted = {"vllm.service": (reading.plan.enabled, "active")} if reading.plan else {}
     if reading.request is not None and reading.request.at_boot:
         # it need not have run in this boot: the deploy applies the settings itself
         wanted["bringup-tuning.service"] = ("enabled", "")

@@ -44,6 +44,8 @@ class PlannedService(Frozen):
     cpus: str
     memory_nodes: str
     limits: dict[str, str]
+    enabled: str = "enabled"
+    """What systemd calls a unit file of its kind that starts at boot."""
     tuning: TuningPlan | None
     """None in a plan of a version that set nothing but sysctls."""
 

@@ -15,6 +15,7 @@ from deploys.steps.runtime import environment
 
 HUB_TOKEN_FILE = "/opt/bringup/lib/hub-token"  # noqa: S105 (where it lies)
 MODELSCOPE_DIR = "/opt/bringup/tools/modelscope"
+HUGGINGFACE_DIR = "/opt/bringup/tools/huggingface"
 
 
 @deploy("Model")
@@ -44,6 +45,9 @@ def _download(context: Context, source: HubSource) -> None:
     if source.hub == "modelscope":
         environment(context, MODELSCOPE_DIR, tool_requirements("modelscope"))
         client = f"{MODELSCOPE_DIR}/bin/modelscope"
+    elif plan.engine_dir is None:
+        environment(context, HUGGINGFACE_DIR, tool_requirements("huggingface"))
+        client = f"{HUGGINGFACE_DIR}/bin/hf"
     else:
         client = f"{plan.engine_dir}/bin/hf"
     request = {

@@ -9,6 +9,7 @@ from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt, files
 
 from bringup.catalog.loader import engine_requirements, tool_requirements
+from bringup.plan.container import ContainerPlan
 from deploys.bundle import host_bundle
 from deploys.context import Context
 from deploys.operations import hidden_file, streamed_shell
@@ -33,9 +34,22 @@ def runtime(context: Context) -> None:
 
     host_tool(context)
 
-    engine = context.catalog.engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
     environment(context, "/opt/bringup/tools/smoke", tool_requirements("smoke"))
-    environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
+    if plan.engine_dir is not None:
+        engine = context.catalog.engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
+        environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)
+    if plan.container is not None:
+        _image(context, plan.container)
+
+
+def _image(context: Context, container: ContainerPlan) -> None:
+    """Get the image, unless the host has what bringup got under that reference before."""
+    if container.local_image in context.facts.containers.images:
+        return
+    request = "/opt/bringup/engines/image.json"
+    content = json.dumps({"image": container.image, "local_image": container.local_image}, indent=2) + "\n"
+    files.put(name="Write which image is pulled", src=StringIO(content), dest=request, mode="644", create_remote_dir=False)
+    streamed_shell(name=f"Pull {container.image}", command=on_host(f"pull {request}"))
 
 
 @deploy("Tool")

@@ -5,7 +5,7 @@ from io import StringIO
 from pyinfra.api import deploy
 from pyinfra.operations import files, server, systemd
 
-from bringup.onhost.content import SERVED_FILES, content_checksum, settings_in
+from bringup.onhost.content import content_checksum, served_files, settings_in
 from bringup.onhost.release import SMOKE_COPY
 from bringup.plan.plan import TLS_DIR
 from deploys.compare import read_text
@@ -15,7 +15,6 @@ from deploys.owner import on_host
 from deploys.render import render
 from deploys.steps.smoke import put_facts, put_request, reports_dir, smoke_request
 
-UNIT = "/etc/systemd/system/vllm.service"
 SUPPORT_UNITS = ("vllm-watch.service", "vllm-failed.service")
 """What vllm.service leans on; the same for every release."""
 
@@ -45,7 +44,7 @@ def service(context: Context) -> bool:
         files.directory(name=f"Make {path}", path=path, user=user, group=user, mode=mode)
 
     _support_units(context)
-    rendered = {name: render(f"{name}.j2", plan) for name in SERVED_FILES}
+    rendered = {name: render(f"{name}.j2", plan) for name in served_files(plan.container is not None)}
     reasons = _reasons_to_switch(context, rendered)
     if reasons:
         # until the switch is through, the next run must see that it is due, however this one ends
@@ -126,7 +125,8 @@ def _reasons_to_switch(context: Context, rendered: dict[str, str]) -> list[str]:
         return plan.changes_from(facts.served.decisions) or [f"{facts.served.digest} is served"]
     if facts.service_state != "active":
         return [f"the service is {facts.service_state}"]
-    paths = {f"{plan.release_dir}/{name}": content for name, content in rendered.items()} | {UNIT: rendered["vllm.service"]}
+    unit = served_files(plan.container is not None)[-1]
+    paths = {f"{plan.release_dir}/{name}": content for name, content in rendered.items()} | {plan.unit: rendered[unit]}
     differing = [path for path, content in paths.items() if _differs(path, content)]
     if differing:
         return [f"{', '.join(differing)} differs"]

@@ -13,7 +13,7 @@ from tests.unit.machines import NOW_UNIX_S, bare_workstation, changed, demo_host
 
 CATALOG = load_catalog()
 PLAN = make_plan(workstation(), Settings(), CATALOG, "cdbee75f")
-ENGINE = PLAN.engine_dir.rsplit("/", 1)[-1]
+ENGINE = (PLAN.engine_dir or "").rsplit("/", 1)[-1]
 MODEL = PLAN.model_dir.rsplit("/", 1)[-1]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from bringup.errors import BringupError
 from bringup.onhost import lock, release
-from bringup.onhost.content import SERVED_FILES, content_checksum
+from bringup.onhost.content import content_checksum, served_files
 from bringup.onhost.server import Server
 from bringup.smoke.run import EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_PASSED
 
@@ -32,12 +32,13 @@ class Host:
         self.pid = 100
         self.state = "inactive"
         self.calls: list[str] = []
+        self.stopped_as: str | None = None
         self.log = ["(Worker pid=1) ERROR [x.py:1] ValueError: no such weights"]
 
-    def add(self, digest: str, text: str = "port: 1") -> Path:
+    def add(self, digest: str, text: str = "port: 1", in_container: bool = False) -> Path:
         folder = self.root / "releases" / digest
         folder.mkdir(parents=True)
-        for name in SERVED_FILES:
+        for name in served_files(in_container):
             (folder / name).write_text(f"# comment\n{digest} {text}\n")
         plan = {
             "model": "m",
@@ -46,17 +47,26 @@ class Host:
             "predicted": {"kv_cache_tokens": 84752},
             "decisions": [{"key": "model-id", "value": "m"}, {"key": "text", "value": f"{digest} {text}"}],
         }
+        if in_container:
+            plan["container"] = {"image": "i"}
         (folder / "plan.json").write_text(json.dumps(plan))
         return folder
+
+    def unit(self) -> list[str]:
+        """The words of the unit that systemd knows, or makes of a container's file, which it prefers to none."""
+        path = self.root / "vllm.service"
+        return (path if path.exists() else self.root / "containers/vllm.container").read_text().split()
 
     def systemctl(self, *words: str) -> str:
         self.calls.append(words[0])
         if words[0] == "restart":
             self.pid += 1
-            started = (self.root / "vllm.service").read_text().split()[2]
-            self.state = "failed" if started in self.failing else "active"
-        if words[0] == "disable":
+            self.state = "failed" if self.unit()[2] in self.failing else "active"
+        if words[0] == "stop" or (words[0] == "disable" and "--now" in words):
+            self.stopped_as = self.unit()[2]
             self.state = "inactive"
+        if words[0] in ("enable", "disable") and not (self.root / "vllm.service").exists():
+            raise BringupError("Failed to enable unit: Unit /run/systemd/generator/vllm.service is transient or generated")
         if words[0] == "is-active":
             return self.state
         if "--property=MainPID" in words:
@@ -65,7 +75,7 @@ class Host:
 
     def served(self) -> str | None:
         """Digest that the unit starts, as long as it runs."""
-        return (self.root / "vllm.service").read_text().split()[2] if self.state == "active" else None
+        return self.unit()[2] if self.state == "active" else None
 
 
 @pytest.fixture
@@ -75,6 +85,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         "RELEASES": "releases",
         "CURRENT": "current",
         "UNIT": "vllm.service",
+        "CONTAINER_UNIT": "containers/vllm.container",
         "SMOKE_RECORD": "latest.json",
         "TLS": "tls",
     }.items():
@@ -87,7 +98,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(Server, "is_healthy", lambda self: host.state == "active")
     monkeypatch.setattr(release, "service_log", lambda since, lines=25: "\n".join(host.log[-lines:]))
     monkeypatch.setattr(release, "LOG_DELAY_S", 0)
-    for check in ("check_configuration", "check_folders", "check_port"):
+    for check in ("check_configuration", "check_folders", "check_port", "record_image"):
         monkeypatch.setattr(release, check, lambda *arguments: None)
     return host
 
@@ -102,7 +113,7 @@ def test_release_that_comes_up_is_marked_and_due_for_its_smoke_run(host: Host) -
     switch("new")
     assert host.served() == "new"
     assert release.Switch.current() == "new"
-    texts = [(folder / name).read_text() for name in SERVED_FILES]
+    texts = [(folder / name).read_text() for name in served_files(False)]
     assert (folder / ".served").read_text().strip() == content_checksum(texts)
     assert not (host.root / "latest.json").exists()
 
@@ -212,6 +223,31 @@ def test_lock_of_a_run_that_was_killed_holds_nobody_up(host: Host) -> None:
         other.send_signal(signal.SIGKILL)
     switch("new")
     assert host.served() == "new"
+
+
+@pytest.mark.parametrize("from_container", [False, True])
+def test_another_runtime_is_stopped_as_its_own_unit_says_before_that_goes(host: Host, from_container: bool) -> None:
+    host.add("old", in_container=from_container)
+    host.add("new", in_container=not from_container)
+    host.add("broken", in_container=from_container)
+    switch("old")
+    switch("new")
+    assert (host.served(), host.stopped_as) == ("new", "old")
+    assert release.UNIT.exists() != release.CONTAINER_UNIT.exists(), "systemd prefers its own file to one that it would make"
+    host.failing.add("broken")
+    with pytest.raises(BringupError, match="release new, which was served before, is served again"):
+        switch("broken")
+    assert (host.served(), release.Switch.current()) == ("new", "new")
+    assert release.UNIT.exists() == from_container
+
+
+def test_first_container_that_fails_is_stopped_and_does_not_start_at_boot(host: Host) -> None:
+    host.add("first", in_container=True)
+    host.failing.add("first")
+    with pytest.raises(BringupError, match="nothing was served before, so the service was stopped"):
+        switch("first")
+    assert host.state == "inactive"
+    assert not release.CONTAINER_UNIT.exists()
 
 
 # --- the benchmark as part of the switch
