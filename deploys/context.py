@@ -27,7 +27,7 @@ from bringup.plan import Plan, make_plan
 from bringup.plan.calibrate import read_calibrations, with_calibrations
 from bringup.plan.gpu_check import expectation_blockers
 from bringup.plan.preflight import driver_blockers, host_blockers, plan_blockers
-from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, Settings, check_inventory
+from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, NvidiaRepository, Settings, check_inventory
 from deploys.render import templates_checksum
 from deploys.secrets import Tls, read_api_key, read_hub_token, read_tls
 from facts.host import HostProbe
@@ -50,6 +50,8 @@ class Context:
     hub_token: str | None = field(repr=False)
     nvidia_key: bytes | None = field(repr=False)
     """Key of the driver's repository, without armour; its fingerprint was checked."""
+    toolkit_key: bytes | None = field(repr=False)
+    """Likewise of the container toolkit's."""
 
     @property
     def rights(self) -> dict[str, Any]:
@@ -91,7 +93,8 @@ def _settings_of_all(inventory: Inventory) -> dict[str, Settings]:
             read_tls(settings.tls_cert_file, settings.tls_key_file)
             read_hub_token(settings)
             _calibrations(settings.calibration_file)
-            _read_nvidia_key(settings)
+            _read_key("nvidia_repository", settings.nvidia_repository)
+            _read_key("nvidia_container_repository", settings.nvidia_container_repository)
     except BringupError as error:
         raise InventoryError(error.message) from None
     return settings_of
@@ -124,16 +127,15 @@ def _with_folder(catalog: Catalog, name: str, path: str) -> Catalog:
     return catalog.with_model(model_from_folder(Path(path)).model_copy(update={"id": name}))
 
 
-def _read_nvidia_key(settings: Settings) -> bytes | None:
-    """Read the key of the driver's repository and make sure that it is the one that was meant; None where no repository is set.
+def _read_key(setting: str, repository: NvidiaRepository | None) -> bytes | None:
+    """Read the key of a repository and make sure that it is the one that was meant; None where no repository is set.
 
     Raises:
         BringupError: the file cannot be read, or holds another key or more than one.
     """
-    repository = settings.nvidia_repository
     if repository is None:
         return None
-    where = f"nvidia_repository.key_file {repository.key_file}"
+    where = f"{setting}.key_file {repository.key_file}"
     try:
         key = dearmored(Path(repository.key_file).read_bytes())
         found = fingerprints(key)
@@ -143,7 +145,7 @@ def _read_nvidia_key(settings: Settings) -> bytes | None:
         raise BringupError(f"{where} is no public key: {error}") from error
     if found != (repository.fingerprint,):
         raise BringupError(
-            f"{where} holds {' and '.join(found) or 'no key'}, but nvidia_repository.fingerprint is {repository.fingerprint}: "
+            f"{where} holds {' and '.join(found) or 'no key'}, but {setting}.fingerprint is {repository.fingerprint}: "
             "take the key that has it, alone in its file"
         )
     return key
@@ -175,9 +177,10 @@ def prepare(host: Host, inventory: Inventory, only: Literal["driver", "tuning"] 
     manifest = None
     revision: str | None
     plan = None
-    api_key = nvidia_key = tls = hub_token = None
+    api_key = nvidia_key = toolkit_key = tls = hub_token = None
     try:
-        api_key, nvidia_key = read_api_key(settings), _read_nvidia_key(settings)
+        api_key, nvidia_key = read_api_key(settings), _read_key("nvidia_repository", settings.nvidia_repository)
+        toolkit_key = _read_key("nvidia_container_repository", settings.nvidia_container_repository)
         tls, hub_token = read_tls(settings.tls_cert_file, settings.tls_key_file), read_hub_token(settings)
         if only is not None:
             if isinstance(source, ControlFolderSource):
@@ -221,4 +224,5 @@ def prepare(host: Host, inventory: Inventory, only: Literal["driver", "tuning"] 
         tls=tls,
         hub_token=hub_token,
         nvidia_key=nvidia_key,
+        toolkit_key=toolkit_key,
     )

@@ -19,6 +19,7 @@ from deploys.steps.preflight import preflight
 from deploys.steps.runtime import runtime
 from deploys.steps.service import service
 from deploys.steps.smoke import smoke
+from deploys.steps.toolkit import toolkit
 from deploys.steps.tuning import tuning
 
 # Settings of every host are validated first; then one probe of this host, and the plan from both.
@@ -33,7 +34,10 @@ if context.plan is not None:
         # NVIDIA's driver, unless one works that is new enough; a reboot if it needs one and may have it
         driver(context, **rights)
 
-        # Debian packages, bringup's tool, the engine in a virtual environment of its own
+        # NVIDIA's container toolkit, only where a container needs it to find the card
+        toolkit(context, **rights)
+
+        # Debian packages, bringup's tool, the engine in a virtual environment of its own, or its image
         runtime(context, **rights)
 
         # the weights: from a hub, the control machine, or a folder on the host

@@ -11,8 +11,8 @@ from bringup.plan import Plan
 _TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 
-def render(template: str, plan: Plan) -> str:
-    """Fill one template; a value that the plan does not have is an error."""
+def render(template: str, plan: Plan, **parts: object) -> str:
+    """Fill one template; a value that the plan does not have is an error. `parts` of the plan are given other names."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         undefined=StrictUndefined,
@@ -21,7 +21,8 @@ def render(template: str, plan: Plan) -> str:
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 (systemd units and YAML, not HTML)
     )
-    return environment.get_template(template).render(plan=plan, why={decision.key: decision for decision in plan.decisions})
+    why = {decision.key: decision for decision in plan.decisions}
+    return environment.get_template(template).render(plan=plan, why=why, **parts)
 
 
 def templates_checksum(in_container: bool) -> str:

@@ -42,7 +42,7 @@ def _script(context: Context, call: str, plan: CudaPlan | None = None) -> str:
     driver = context.plan.driver
     # a managed driver's repository is one of the host's sources already
     passing = plan is not None and plan.repository is not None and (driver is None or driver.repository != plan.repository)
-    source = render("cuda.sources.j2", context.plan) if passing else ""
+    source = render("passing.sources.j2", context.plan, repository=plan.repository) if passing and plan else ""
     variables = {
         "wait_s": str(context.settings.apt_wait_s),
         "packages": " ".join(plan.packages) if plan else "",

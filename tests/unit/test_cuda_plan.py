@@ -67,7 +67,9 @@ def test_host_without_a_card_gets_none() -> None:
 
 
 def test_repository_is_written_for_one_transaction() -> None:
-    text = render("cuda.sources.j2", plan(cuda_toolkit="always", nvidia_repository=REPOSITORY))
+    planned = plan(cuda_toolkit="always", nvidia_repository=REPOSITORY)
+    assert planned.cuda is not None
+    text = render("passing.sources.j2", planned, repository=planned.cuda.repository)
     assert "URIs: http://mirror.example/nvidia\n" in text
     assert text.startswith("Types: deb\n")
 
