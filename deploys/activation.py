@@ -46,10 +46,11 @@ class ActivateCommand(StringCommand):
             after = self._after(host, status, connector_arguments)
             if after is None:
                 # not raised: an exception would end the run of every host
+                packages = "installed" if self.plan.state == "present" else "gone"
                 return self._failed(
                     host,
                     f"the host did not come back within {self.plan.boot_wait_s} s after its restart (boot_wait_s): look at its "
-                    "console; the driver is installed, and a repeated run goes on from there",
+                    f"console; the driver's packages are {packages}, and a repeated run goes on from there",
                 )
             due = activation(self.plan, after)
             if due.step == "load":

@@ -43,7 +43,7 @@ def activation(plan: DriverPlan, status: DriverStatus) -> Activation:
             return Activation(step="done", why="no NVIDIA module is loaded")
         return Activation(step="reboot", why=f"module {status.loaded} is still loaded")
     if status.installed is None:
-        why = f"no module was built for the running kernel {status.kernel}: see /var/lib/dkms/nvidia/*/build/make.log on the host"
+        why = f"no module was built for the running kernel {status.kernel}: see /var/lib/dkms/nvidia*/*/build/make.log on the host"
         return Activation(step="broken", why=why)
     if not plan.is_met_by(status.installed):
         why = f"the module for kernel {status.kernel} is {status.installed}, not {plan.wanted_version.rstrip('.')}"

@@ -236,7 +236,7 @@ build_missing_modules() {
     [ -d "$dir/kernel" ] && [ -e "$dir/build" ] || continue
     [ -z "$(module_of "$kernel")" ] || continue
     say "building the module for kernel $kernel"
-    dkms autoinstall -k "$kernel" || fail "DKMS cannot build the driver for kernel $kernel: see /var/lib/dkms/nvidia/*/build/make.log, or remove that kernel"
+    dkms autoinstall -k "$kernel" || fail "DKMS cannot build the driver for kernel $kernel: see /var/lib/dkms/nvidia*/*/build/make.log, or remove that kernel"
   done
 }
 

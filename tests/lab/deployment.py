@@ -34,7 +34,7 @@ class Deployment:
     def host(self, name: str = "lab1") -> LabHost:
         return read_state(self.directory).host(name)
 
-    def command(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def command(self, *words: str, check: bool = True, limit_s: float = LIMIT_S) -> "subprocess.CompletedProcess[str]":
         """Run a command of the virtual environment from the project's folder."""
         finished = subprocess.run(
             [str(BIN / words[0]), *words[1:]],
@@ -43,7 +43,7 @@ class Deployment:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=LIMIT_S,
+            timeout=limit_s,
         )
         if check:
             assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -69,8 +69,8 @@ class Deployment:
         values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
         return ["--limit", limit, *(word for value in values for word in ("--data", value))]
 
-    def ssh(self, script: str, name: str = "lab1", check: bool = True) -> str:
-        return self.command("bringup", "lab", "ssh", name, script, check=check).stdout
+    def ssh(self, script: str, name: str = "lab1", check: bool = True, limit_s: float = LIMIT_S) -> str:
+        return self.command("bringup", "lab", "ssh", name, script, check=check, limit_s=limit_s).stdout
 
     def get(self, path: str, tls: ssl.SSLContext | None = None) -> Any:
         """Ask the served model over HTTP."""

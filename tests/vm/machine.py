@@ -4,6 +4,7 @@ Nothing of it outlives the test: the disk is an overlay that is thrown away, and
 it ends, however that happens.
 """
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +136,19 @@ class Machine:
         self._ask_to_go_down("systemctl reboot")
         self.wait_for_boot(after=before)
 
+    def console(self) -> str:
+        """All that the kernel and systemd have said, over all boots."""
+        return (self.folder / "console.log").read_text(errors="replace")
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Nothing of the VM runs until the end, as if its firmware tested its memory; its SSH port takes connections in silence."""
+        self.qemu.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.qemu.send_signal(signal.SIGCONT)
+
     def power_off(self, limit_s: float = POWER_OFF_LIMIT_S) -> None:
         """Shut the VM down as its administrator would, and wait until QEMU has ended."""
         self._ask_to_go_down("systemctl poweroff")
@@ -145,9 +159,9 @@ class Machine:
 
     def error(self, what: str) -> BringupError:
         """An error that shows what the VM and QEMU said last."""
-        console, qemu = ((self.folder / name).read_text(errors="replace") for name in ("console.log", "qemu.log"))
+        qemu = (self.folder / "qemu.log").read_text(errors="replace")
         return BringupError(
-            f"{what}; the VM's console said last:{last_lines(console)}\n  QEMU said:{last_lines(qemu) or ' nothing'}"
+            f"{what}; the VM's console said last:{last_lines(self.console())}\n  QEMU said:{last_lines(qemu) or ' nothing'}"
         )
 
     def _ask_to_go_down(self, command: str) -> None:
