@@ -34,7 +34,7 @@ class ActivateCommand(StringCommand):
             ok, output = self._run(host, "modprobe nvidia", connector_arguments)
             status = self._status(host, connector_arguments)
             if not ok or status.loaded is None:
-                said = " ".join(line.line for line in output.output_lines)
+                said = "\n".join(output.output_lines)
                 # the last attempt's lines; NVIDIA's messages have up to six
                 _, log = self._run(host, 'dmesg | grep -E "NVRM|nvidia:|ockdown|x509" | tail -n 9', connector_arguments)
                 return self._failed(host, why_not_loaded(said, "\n".join(log.stdout_lines)))

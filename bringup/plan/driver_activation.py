@@ -1,6 +1,7 @@
 """What it takes until an installed driver runs."""
 
 import re
+from itertools import takewhile
 from typing import Literal
 
 from bringup.hardware import Frozen
@@ -72,8 +73,10 @@ def why_not_loaded(said: str, kernel_log: str) -> str:
     """
     # a message of several lines has NVRM: before each
     logged = " ".join(re.sub(r"^(\[[^]]*\])?\s*(NVRM: *)?", "", line).strip() for line in kernel_log.splitlines())
-    text = f"the driver is installed, but its module does not load: {said.strip() or 'modprobe says nothing'}"
+    # Debian's "nvidia" is a command that loads nvidia-current: the rest says only that it failed, as an invalid argument
+    cause = " ".join(takewhile(lambda line: "Error running install command" not in line, said.splitlines())).strip()
+    text = f"the driver is installed, but its module does not load: {cause or 'modprobe says nothing'}"
     if logged:
         text += f". The kernel's log says: {logged}"
-    way_out = next((way for pattern, way in _WAYS_OUT if re.search(pattern, f"{said} {logged}")), "see dmesg on the host")
+    way_out = next((way for pattern, way in _WAYS_OUT if re.search(pattern, f"{cause} {logged}")), "see dmesg on the host")
     return f"{text} ({way_out})"

@@ -64,6 +64,15 @@ NOT_LOADED = {
     "no-card": ("No such device", "[    9.1] NVRM: No NVIDIA GPU found.", ("says: No NVIDIA GPU found. (", "lspci")),
     "unsigned": ("modprobe: ERROR: could not insert 'nvidia': Key was rejected by service", "", ("Secure Boot",)),
     "other-kernel": ("modprobe: ERROR: could not insert 'nvidia': Exec format error", "", ("dkms status",)),
+    # as Debian 12's modprobe says it of 535.309.01
+    "not-the-wrapper": (
+        "modprobe: ERROR: could not insert 'nvidia_current': No such device\n"
+        "modprobe: ERROR: ../libkmod/libkmod-module.c:1047 command_do() Error running install command "
+        "'modprobe -i nvidia-current ' for module nvidia: retcode 1\n"
+        "modprobe: ERROR: could not insert 'nvidia': Invalid argument",
+        "",
+        ("does not load: modprobe: ERROR: could not insert 'nvidia_current': No such device (see dmesg",),
+    ),
     "silent": ("", "", ("modprobe says nothing", "see dmesg")),
 }
 
