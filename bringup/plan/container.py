@@ -20,7 +20,7 @@ _TOO_OLD = {("debian", "12"): "4.3"}
 """Releases that bringup supports and whose own Podman is older (packages.debian.org)."""
 _CDI_KIND = "nvidia.com/gpu"
 _LOCAL = "localhost/bringup/vllm"
-STOP_MARGIN_S = 5
+STOP_MARGIN_S = 10
 """Podman waits this much longer than vLLM's graceful stop before it kills; systemd waits longer still."""
 
 

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Deployment:
 
     directory: Path
     reports: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of every deploy to them."""
 
     def host(self, name: str = "lab1") -> LabHost:
         return read_state(self.directory).host(name)
@@ -65,7 +67,7 @@ class Deployment:
         return self.command("bringup", "verify", "inventories/lab.py", "--json", *self._options(limit, data), check=False)
 
     def _options(self, limit: str, data: dict[str, Any]) -> list[str]:
-        settings = {"reports_dir": str(self.reports)} | data
+        settings = {"reports_dir": str(self.reports)} | self.settings | data
         values = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
         return ["--limit", limit, *(word for value in values for word in ("--data", value))]
 

@@ -5,64 +5,21 @@ Uses the host that tests/lab/test_deploy.py leaves, whatever it serves, or deplo
 these hosts, which share this machine's.
 """
 
-import json
 import re
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
 from deployment import Deployment
+from served import START_LIMIT_S, STOP_LIMIT_S, Service
 
 pytestmark = pytest.mark.lab
-START_LIMIT_S = 300
-"""A start takes half a minute on two idle cores."""
-STOP_LIMIT_S = 60
-"""systemd kills after 45 s."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """The service as its host and its clients see it."""
-
-    deployment: Deployment
-    model: str
-
-    def ssh(self, script: str, check: bool = True) -> str:
-        return self.deployment.ssh(script, check=check).strip()
-
-    def state(self) -> str:
-        return self.ssh("systemctl show vllm.service -P ActiveState")
-
-    def processes(self, title: str = "") -> set[str]:
-        """Process ids of the service's user, by what they call themselves."""
-        return set(self.ssh(f"pgrep -u vllm -f '{title}' || true").split())
-
-    def wait(self, until: Callable[[], bool], limit_s: float, what: str) -> None:
-        limit = time.monotonic() + limit_s
-        while not until():
-            assert time.monotonic() < limit, f"{what}: not within {limit_s} s\n{self.ssh('journalctl -u vllm -o cat | tail -40')}"
-            time.sleep(0.3)
-
-    def wait_until_active(self) -> None:
-        self.wait(lambda: self.state() == "active", START_LIMIT_S, "the service is up")
-
-    def open(self, max_tokens: int, timeout_s: float = 60, stream: bool = False) -> "urllib.request._UrlopenRet":
-        wanted = {"model": self.model, "prompt": "Once", "max_tokens": max_tokens, "ignore_eos": True, "stream": stream}
-        if stream:
-            wanted["stream_options"] = {"include_usage": True}
-        url = f"http://127.0.0.1:{self.deployment.host().service_port}/v1/completions"
-        request = urllib.request.Request(url, json.dumps(wanted).encode(), {"Content-Type": "application/json"})
-        return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 (to this machine)
-
-    def answer(self, max_tokens: int = 4) -> str:
-        with self.open(max_tokens) as answer:
-            return str(json.load(answer)["choices"][0]["finish_reason"])
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +58,10 @@ def test_process_that_is_killed_takes_the_others_along_and_all_come_back(service
 
 
 def test_server_that_hangs_is_ended_by_the_watch_and_comes_back(service: Service) -> None:
-    folder = "/run/systemd/system/vllm-watch.service.d"
-    impatient = "[Service]\\nExecStart=\\nExecStart=/opt/bringup/bin/bringup-host watch --interval-s 0.5 --failures 2\\n"
-    anew = "systemctl daemon-reload; systemctl restart vllm-watch.service"
-    service.ssh(f"systemctl reset-failed vllm.service; mkdir -p {folder}; printf '{impatient}' > {folder}/test.conf; {anew}")
     before = service.processes()
-    service.ssh("kill -STOP $(systemctl show vllm.service -P MainPID)")
-    service.wait(lambda: not before & service.processes(), 2 * STOP_LIMIT_S, "the watch has ended the server")
-    service.ssh(f"rm -r {folder}; {anew}")
+    with service.impatient_watch():
+        service.ssh("kill -STOP $(systemctl show vllm.service -P MainPID)")
+        service.wait(lambda: not before & service.processes(), 2 * STOP_LIMIT_S, "the watch has ended the server")
     service.wait_until_active()
     assert service.answer() == "length"
     assert "runs and does not answer: ending it" in service.ssh("journalctl -u vllm-watch -o cat --no-pager")
