@@ -27,6 +27,7 @@ from bringup.plan import Plan, make_plan
 from bringup.plan.calibrate import read_calibrations, with_calibrations
 from bringup.plan.gpu_check import expectation_blockers
 from bringup.plan.preflight import driver_blockers, host_blockers, plan_blockers
+from bringup.plan.service_manager import plan_service_manager
 from bringup.settings import ControlFolderSource, HostFolderSource, HubSource, NvidiaRepository, Settings, check_inventory
 from deploys.render import templates_checksum
 from deploys.secrets import Tls, read_api_key, read_hub_token, read_tls
@@ -200,9 +201,8 @@ def prepare(host: Host, inventory: Inventory, only: Literal["driver", "tuning"] 
             if not facts.model_folder_holds_model:
                 blockers.append(f"{source.path} on the host is no model's folder: it has no config.json")
         key_name, tls_name = (_fingerprint(api_key) if api_key else None), (tls.name if tls else None)
-        plan = make_plan(
-            facts, settings, catalog, revision, templates_checksum(settings.runtime == "container"), key_name, tls_name
-        )
+        templates = templates_checksum(settings.runtime == "container", plan_service_manager(facts)[0])
+        plan = make_plan(facts, settings, catalog, revision, templates, key_name, tls_name)
         if only == "driver":
             blockers += driver_blockers(facts, plan)
         elif only is None:

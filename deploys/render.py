@@ -25,9 +25,11 @@ def render(template: str, plan: Plan, **parts: object) -> str:
     return environment.get_template(template).render(plan=plan, why=why, **parts)
 
 
-def templates_checksum(in_container: bool) -> str:
+def templates_checksum(in_container: bool, manager: str) -> str:
     """What names the templates of a release: another template makes another release, so that there is a way back."""
-    names = [f"{name}.j2" for name in served_files(in_container)] + sorted(path.name for path in _TEMPLATES.glob("vllm-part-*.j2"))
+    names = [f"{name}.j2" for name in served_files(in_container, manager)] + sorted(
+        path.name for path in _TEMPLATES.glob("vllm-part-*.j2")
+    )
     return sha256("".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in names))[:12]
 
 

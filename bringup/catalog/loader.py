@@ -145,7 +145,7 @@ def engine_checksum(engine: Engine) -> str:
 
 
 def tool_requirements(name: str) -> str:
-    """Return the pinned list of a tool's environment on hosts: ``smoke``, ``huggingface`` or ``modelscope``."""
+    """Return the pinned list of a tool's environment on hosts: ``smoke``, ``huggingface``, ``modelscope`` or ``supervisor``."""
     return files("bringup.catalog").joinpath("engines", f"{name}-tools.txt").read_text(encoding="utf-8")
 
 

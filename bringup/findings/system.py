@@ -8,8 +8,11 @@ def system_findings(facts: HostFacts) -> list[Finding]:
     """Name what stops a deploy here, and what will surprise its owner later."""
     findings = []
     if facts.init != "systemd":
-        text = f"systemd does not run this host (process 1 is {facts.init}): services cannot be installed in the usual way"
-        findings.append(problem("no-systemd", text))
+        text = f"systemd does not run this host (process 1 is {facts.init})"
+        if facts.system.container is None:
+            findings.append(problem("no-systemd", f"{text}: services cannot be installed in the usual way"))
+        else:
+            findings.append(note("no-systemd", f"{text}: Supervisor runs the server in this container"))
     if facts.root_access == "none":
         text = f"user '{facts.login_user}' is not root and has no sudo without a password: much cannot be read, nothing can be set"
         findings.append(problem("no-root", text))

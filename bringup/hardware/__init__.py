@@ -18,12 +18,13 @@ from bringup.hardware.software import (
     ServedRelease,
     SmokeRecord,
 )
-from bringup.hardware.system import AptSource, Board, Disk, OperatingSystem, System
+from bringup.hardware.system import AptSource, Board, Confines, Disk, OperatingSystem, System
 from bringup.hardware.tuning import TuningFacts
 
 __all__ = [
     "AptSource",
     "Board",
+    "Confines",
     "ContainerSoftware",
     "Cpu",
     "CudaToolkit",

@@ -9,7 +9,7 @@ from bringup.hardware.cpu import Cpu, NumaNode
 from bringup.hardware.gpu import Gpu
 from bringup.hardware.memory import Memory, MemoryFacts
 from bringup.hardware.software import ContainerSoftware, GpuCheckRecord, NvidiaSoftware, ServedRelease, SmokeRecord
-from bringup.hardware.system import Disk, OperatingSystem, System
+from bringup.hardware.system import Confines, Disk, OperatingSystem, System
 from bringup.hardware.tuning import TuningFacts
 
 RootAccess = Literal["root", "sudo", "none"]
@@ -39,6 +39,7 @@ class HostFacts(Frozen):
     read_only_sysctls: tuple[str, ...] = ()
     """Those of them that root cannot write here (a container whose owner must set them)."""
     system: System = System()
+    confines: Confines = Confines()
     tuning: TuningFacts = TuningFacts()
     nvidia: NvidiaSoftware = NvidiaSoftware()
     containers: ContainerSoftware = ContainerSoftware()
@@ -50,13 +51,13 @@ class HostFacts(Frozen):
     """Whether the folder that the inventory names on the host holds a model; None where it names none."""
     served: ServedRelease | None = None
     service_state: str = "absent"
-    """systemd's ActiveState of vllm.service, or ``absent``."""
+    """State of the service by systemd's names (ActiveState), whoever manages it, or ``absent``."""
     service_user_home: str | None = None
     """Home of the user vllm; None where there is no such user."""
     foreign_unit: str | None = None
     """Path of a vllm.service that bringup did not write."""
     service_enabled: bool = False
-    """Whether vllm.service starts at boot."""
+    """Whether the service starts at boot."""
     run_at_work: str | None = None
     """Which other run of bringup is at work on the host, in words; None where there is none."""
     systemd_version: int | None = None

@@ -71,6 +71,21 @@ class System(Frozen):
     """Whether packages are upgraded by themselves."""
 
 
+class Confines(Frozen):
+    """What the processes of this host may, which a container's owner decides. None: it could not be learnt."""
+
+    capabilities: int | None = None
+    """Set that none of them can exceed, as the kernel's bits (capabilities(7))."""
+    open_files: int | None = None
+    """Files that a process may open at most; None also where there is no limit."""
+    shared_memory_mib: int | None = None
+    """Size of /dev/shm."""
+
+    def may(self, capability: int) -> bool:
+        """Whether root here has the capability of that number, as far as is known."""
+        return self.capabilities is None or bool(self.capabilities >> capability & 1)
+
+
 class Disk(Frozen):
     """Free space for one folder of ours, measured at its nearest existing parent."""
 

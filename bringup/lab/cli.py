@@ -25,10 +25,11 @@ def lab() -> None:
 @click.option("--hosts", "count", type=click.IntRange(1, 64), default=1, show_default=True, help="How many shall be up.")
 @click.option("--release", metavar="CODENAME", help="Another release of this machine's distribution: trixie.")
 @click.option("--nested", is_flag=True, help="The hosts can run containers of their own (Podman).")
-def up(count: int, release: str | None, nested: bool) -> None:
+@click.option("--rented", is_flag=True, help="The hosts are like rented containers: no systemd, the rights of a Docker container.")
+def up(count: int, release: str | None, nested: bool, rented: bool) -> None:
     """Start hosts until there are as many as asked for; those that are up are kept."""
     console = Console(stderr=True)
-    state = hosts.up(count, console=console, release=release, nested=nested)
+    state = hosts.up(count, console=console, release=release, nested=nested, rented=rented)
     _print_table(state)
     console.print(f"Log in with `bringup lab ssh {state.hosts[0].name}`; remove everything with `bringup lab down`.")
 

@@ -15,6 +15,7 @@ import psutil
 
 from bringup.errors import BringupError
 from bringup.lab.commands import last_lines, run
+from bringup.lab.guest import START_COMMAND
 from bringup.lab.machine import overlay_options
 from bringup.lab.state import LabHost, LabState
 
@@ -24,6 +25,16 @@ KILL_LIMIT_S = 10
 _STARTERS = ("systemd-nspawn", "debootstrap")
 # Where systemd tracks a container's processes: cgroup v2, and beside it v1's own hierarchy.
 _CGROUP_ROOTS = tuple(Path("/sys/fs/cgroup", name) for name in ("", "unified", "systemd"))
+_AS_DOCKER = (
+    # what nspawn leaves to a container and Docker does not (moby: daemon/pkg/oci/caps/defaults.go)
+    "--drop-capability=CAP_AUDIT_CONTROL,CAP_DAC_READ_SEARCH,CAP_IPC_OWNER,CAP_LEASE,CAP_LINUX_IMMUTABLE,CAP_NET_BROADCAST,"
+    "CAP_SYS_ADMIN,CAP_SYS_BOOT,CAP_SYS_NICE,CAP_SYS_PTRACE,CAP_SYS_RESOURCE,CAP_SYS_TTY_CONFIG",
+    # what its filter of system calls refuses without CAP_SYS_NICE
+    "--system-call-filter=~set_mempolicy ~mbind ~get_mempolicy ~migrate_pages ~move_pages",
+    # lower than any plan asks for, and as much as vLLM's CPU backend needs
+    "--rlimit=NOFILE=16384",
+    "--tmpfs=/dev/shm:size=512m,mode=1777",
+)
 _NSPAWN_PROPAGATE = Path("/run/systemd/nspawn/propagate")  # nspawn makes a folder a host in it, and leaves it when killed
 # Moves itself into each cgroup named before `--`, then becomes the program named after it.
 _IN_CGROUPS = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs" || exit; shift; done; shift; exec "$@"'
@@ -65,10 +76,13 @@ def mount_root(host: LabHost, base: Path) -> None:
     run("mount", "-t", "overlay", "overlay", "-o", options, host.root, failure=f"{host.root} could not be mounted:")
 
 
-def start(host: LabHost, shared: tuple[Path, ...], uv_cache: Path, nested: bool = False) -> "subprocess.Popen[bytes]":
+def start(
+    host: LabHost, shared: tuple[Path, ...], uv_cache: Path, nested: bool = False, rented: bool = False
+) -> "subprocess.Popen[bytes]":
     """Boot the host, whose root is mounted and which is not up; `wait_for_ssh` tells when it is ready.
 
-    `shared` is shown to it read-only at the same paths, `uv_cache` as root's uv cache. A `nested` one can run containers.
+    `shared` is shown to it read-only at the same paths, `uv_cache` as root's uv cache. A `nested` one can run containers;
+    a `rented` one has no systemd and the rights of a Docker container.
     """
     _end(host.root.parent)
     if not port_is_free(host.ssh_port):
@@ -77,7 +91,7 @@ def start(host: LabHost, shared: tuple[Path, ...], uv_cache: Path, nested: bool 
             f"end that, or make the host anew: `bringup lab down {host.name}`, then `bringup lab up`."
         )
     name = machine_name(host.root.parent)
-    command = ["systemd-nspawn", "--settings=no", "-D", str(host.root), "-b", "-M", name, f"--hostname={host.name}"]
+    command = ["systemd-nspawn", "--settings=no", "-D", str(host.root), "-M", name, f"--hostname={host.name}"]
     command += ["--register=no", "--link-journal=no", "--resolv-conf=replace-host"]
     command += [f"--bind-ro={_escaped(path)}" for path in shared]
     command += [f"--bind={_escaped(uv_cache)}:/root/.cache/uv"]
@@ -89,13 +103,14 @@ def start(host: LabHost, shared: tuple[Path, ...], uv_cache: Path, nested: bool 
         command += [f"--bind={_escaped(containers)}:/var/lib/containers", "--system-call-filter=add_key keyctl bpf"]
         # Quadlet's units need control groups of version 2
         environment["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] = "1"
+    command += [*_AS_DOCKER, str(START_COMMAND)] if rented else ["-b"]
     if not Path("/run/systemd/system").is_dir():
         # No systemd here makes a scope for the container, and hosts that keep the caller's cgroup share one: their
         # systemds then fail to kill their own services (seen: "Failed to kill control group: Input/output error").
         cgroups = [root / name for root in _CGROUP_ROOTS if (root / "cgroup.procs").is_file()]
         for cgroup in cgroups:
             cgroup.mkdir(exist_ok=True)
-        command = ["sh", "-c", _IN_CGROUPS, "sh", *map(str, cgroups), "--", *command, "--keep-unit"]
+        command = ["sh", "-c", _IN_CGROUPS, "sh", *map(str, cgroups), "--", command[0], "--keep-unit", *command[1:]]
     with _console(host).open("wb") as console:
         return subprocess.Popen(
             command,

@@ -14,6 +14,8 @@ from bringup.lab.state import LabHost
 _BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 _LOCAL_CERTIFICATES = Path("usr/local/share/ca-certificates")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+START_COMMAND = Path("/usr/local/sbin/start-container")
+"""Of hosts without systemd."""
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -39,6 +41,19 @@ def configure(host: LabHost, host_key: Path, user_key: str, release: str | None 
     for unit in ("ssh.socket", "systemd-networkd.service", "systemd-networkd.socket"):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     trust_what_the_machine_trusts(root)
+
+
+def take_systemd_away(root: Path) -> None:
+    """Make the root file system one of a container image as they are rented: a start command, sshd, and no systemd."""
+    for name in ("systemctl", "journalctl", "systemd-detect-virt", "systemd-run", "timedatectl"):
+        (root / "usr/bin" / name).unlink(missing_ok=True)
+    (root / ".dockerenv").touch()
+    start = root / START_COMMAND.relative_to("/")
+    start.write_text(
+        "#!/bin/sh\n# the image's start command\nmkdir -p /run/sshd\n[ ! -e /root/onstart.sh ] || sh /root/onstart.sh\n"
+        "exec /usr/sbin/sshd -D\n"
+    )
+    start.chmod(0o755)
 
 
 def _sources(release: str) -> str:

@@ -25,11 +25,13 @@ def up(
     console: Console | None = None,
     release: str | None = None,
     nested: bool = False,
+    rented: bool = False,
 ) -> LabState:
     """See to it that every known host, and at least `count`, is up and answers over SSH; return the lab's state.
 
     Hosts that are up are left alone; one that died is started again with its files. A lab without hosts gets the `release`
-    (codename; None is this machine's own), and whether its hosts may run containers (`nested`); one with hosts keeps what it has.
+    (codename; None is this machine's own), and whether its hosts may run containers (`nested`) or are like rented containers
+    themselves, without systemd (`rented`); one with hosts keeps what it has.
     """
     directory, console = directory or lab_dir(), console or Console(stderr=True)
     require_hosts(directory)
@@ -37,8 +39,8 @@ def up(
         state = _known_state(directory)
         _remove_unknown(state, console)
         if not state.hosts:
-            state = state.model_copy(update={"release": release, "nested": nested})
-        elif (release, nested) not in ((None, False), (state.release, state.nested)):
+            state = state.model_copy(update={"release": release, "nested": nested, "rented": rented})
+        elif (release, nested, rented) not in ((None, False, False), (state.release, state.nested, state.rented)):
             raise BringupError(
                 "A lab's hosts are alike: take them down first (`bringup lab down`) or name another BRINGUP_LAB_DIR."
             )
@@ -138,6 +140,8 @@ def _add_host(state: LabState, name: str, base: Path) -> LabState:
     )
     container.mount_root(host, base)
     guest.configure(host, folder / "host_key", user_key, state.release)
+    if state.rented:
+        guest.take_systemd_away(host.root)
     state = state.model_copy(update={"hosts": (*state.hosts, host)})
     write_state(state)
     return state
@@ -151,7 +155,7 @@ def _start(hosts: list[LabHost], state: LabState, base: Path) -> None:
     started: list[tuple[LabHost, subprocess.Popen[bytes]]] = []
     for host in hosts:
         container.mount_root(host, base)
-        started.append((host, container.start(host, shared, uv_cache, state.nested)))
+        started.append((host, container.start(host, shared, uv_cache, state.nested, state.rented)))
     for host, nspawn in started:
         container.wait_for_ssh(state, host, nspawn)
 

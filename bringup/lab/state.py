@@ -36,6 +36,7 @@ class LabState(BaseModel):
     directory: Path = Field(exclude=True)
     hosts: tuple[LabHost, ...] = ()
     release: str | None = Field(None, description="codename of the hosts' release; None is this machine's own")
+    rented: bool = Field(False, description="whether the hosts are like rented containers: no systemd, few rights")
     nested: bool = Field(False, description="whether the hosts may run containers of their own (Podman)")
 
     @property

@@ -10,9 +10,11 @@ from bringup.onhost.build import build
 from bringup.onhost.container import pull
 from bringup.onhost.download import download
 from bringup.onhost.gpu.check import gpu_check, read_request
+from bringup.onhost.keeper import keep
 from bringup.onhost.ready import wait_until_ready
 from bringup.onhost.release import Switch
 from bringup.onhost.say import say
+from bringup.onhost.supervisor import properties
 from bringup.onhost.tuning import apply_file
 from bringup.onhost.watch import FAILURES, INTERVAL_S, tell_gave_up, watch
 
@@ -45,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     watcher.add_argument("--interval-s", type=float, default=INTERVAL_S)
     watcher.add_argument("--failures", type=int, default=FAILURES)
     commands.add_parser("gave-up", help="tell that the service has given up (for vllm-failed.service)")
+    commands.add_parser("keep", help="run the server to its end (for the supervisor, where systemd does not run)")
+    commands.add_parser("status", help="how the supervised server is, as systemctl show would say it")
     tuner = commands.add_parser("tune", help="make the host's settings, and put back those that are no longer asked for")
     tuner.add_argument("request", type=Path)
     tuner.add_argument("--boot", action="store_true", help="as the machine starts: fail where a value did not take")
@@ -74,6 +78,11 @@ def main(argv: list[str] | None = None) -> int:
             watch(arguments.interval_s, arguments.failures)
         elif arguments.command == "gave-up":
             tell_gave_up()
+        elif arguments.command == "keep":
+            return keep()
+        elif arguments.command == "status":
+            for name, value in properties().items():
+                say(f"{name}={value}")
         elif arguments.command == "tune":
             failed = apply_file(arguments.request, at_boot=arguments.boot)
             return 1 if failed and arguments.boot else 0

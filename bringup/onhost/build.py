@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.onhost.lock import lock
+from bringup.onhost.manager import main_process_command, service_manager
 from bringup.onhost.say import say
-from bringup.onhost.systemd import main_process_command
 from bringup.pip_settings import PipSettings, parse_pip_config, pip_environment, uv_environment
 
 UV_VERSION = "0.13.9"
@@ -54,7 +54,7 @@ def build(request_file: Path, by: str | None = None) -> None:
 
 def _refuse_served(target: Path) -> None:
     """An engine that serves is not taken away from under its service."""
-    if target.exists() and f"{target}/" in main_process_command():
+    if target.exists() and f"{target}/" in main_process_command(service_manager()):
         raise BringupError(f"{target} serves at this moment but is not as it was built; stop vllm.service to have it built again")
 
 

@@ -5,9 +5,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def served_files(in_container: bool) -> tuple[str, ...]:
-    """Files of a release that decide what is served; the last is what its service is made of."""
-    return ("vllm.yaml", "environment", "vllm.container" if in_container else "vllm.service")
+def served_files(in_container: bool, manager: str = "systemd") -> tuple[str, ...]:
+    """Files of a release that decide what is served; the last is what its service is made of.
+
+    Args:
+        in_container: whether Podman runs the engine.
+        manager: who keeps the server running: ``systemd``, or ``supervisor`` where that does not run the host.
+    """
+    unit = "vllm.container" if in_container else "vllm.service"
+    return ("vllm.yaml", "environment", "vllm.toml" if manager == "supervisor" else unit)
+
+
+def environment_in(text: str) -> dict[str, str]:
+    """Parse lines of ``NAME=value``, as bringup writes them."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
 
 
 def settings_in(text: str) -> list[str]:

@@ -1,17 +1,6 @@
-"""What the service logged, and what people need of it."""
+"""What people need of a log."""
 
 import re
-import subprocess
-
-from bringup.onhost.systemd import SERVICE
-
-
-def service_log(since_unix_s: float, lines: int = 25) -> str:
-    """Return the last lines that the service logged since a time (seconds since 1970)."""
-    # not with --lines: together with --since it counts from the oldest line (systemd 252)
-    command = ["journalctl", "-u", SERVICE, "--since", f"@{int(since_unix_s)}", "--no-pager", "-o", "cat"]
-    log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
-    return "\n".join(log.strip().splitlines()[-lines:])
 
 
 def first_error(log: str) -> str:

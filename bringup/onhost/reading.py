@@ -17,6 +17,7 @@ REQUEST = "etc/bringup/tuning.json"
 REFUSED = "run/bringup/refused.json"
 """Interrupts that the kernel would not move when it was last tried: file to the device's name."""
 UNITS = ("vllm.service", "bringup-tuning.service")
+_SYSTEMD_RUNS = Path("/run/systemd/system")
 _PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
 
 
@@ -48,16 +49,26 @@ def read_settings(settings: list[dict[str, Any]], root: Path) -> dict[str, Any]:
 
 
 def units(*names: str) -> dict[str, dict[str, str]]:
-    """What systemd says of units; empty where it does not run."""
+    """What systemd says of units; where it does not run, what bringup's own tool says of the server alone."""
+    if not _SYSTEMD_RUNS.is_dir():
+        return {UNITS[0]: _properties(["/opt/bringup/bin/bringup-host", "status"]) or {}}
     said = {}
     for name in names:
         words = ["systemctl", "show", name, *(f"--property={word}" for word in _PROPERTIES)]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
+        properties = _properties(words)
+        if properties is None:
             return {}
-        said[name] = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+        said[name] = properties
     return said
+
+
+def _properties(words: list[str]) -> dict[str, str] | None:
+    """Lines of ``name=value`` that a program prints; None where it cannot be run."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
 def irqbalance_banned() -> str | None:
@@ -116,18 +127,26 @@ def read_numa_maps(text: str) -> dict[str, Any]:
     return {"policies": policies, "own_kib": kib}
 
 
-def read_processes(unit: str, root: Path) -> dict[str, Any]:
-    """All processes of a unit, those of control groups below its own too.
+def session_of(folder: Path) -> int | None:
+    """A process's session, of its folder in /proc; None when it has ended."""
+    try:
+        return int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def read_processes(unit: str, root: Path, session: int | None = None) -> dict[str, Any]:
+    """All processes of a unit, those of control groups below its own too; of a session where one is given.
 
     Asked of each process: where control groups are mounted differs (cgroup v1, containers), what /proc says of them does not.
     """
     found: dict[str, Any] = {}
     for folder in (root / "proc").glob("[0-9]*"):
-        try:
-            groups = (folder / "cgroup").read_text()
-        except OSError:
-            continue
-        process = read_process(folder) if re.search(rf"/{re.escape(unit)}(/|$)", groups, re.M) else None
+        if session is not None:
+            own = session_of(folder) == session
+        else:
+            own = re.search(rf"/{re.escape(unit)}(/|$)", _text(folder / "cgroup"), re.M) is not None
+        process = read_process(folder) if own else None
         if process is not None:
             found[folder.name] = process
     return found
@@ -160,6 +179,7 @@ def _planned(root: Path) -> dict[str, Any] | None:
         "limits": limits,
         # what a generator makes of a file cannot be enabled, and starts at boot by the file itself
         "enabled": "generated" if plan.get("container") else "enabled",
+        "manager": plan.get("manager", "systemd"),
         "tuning": plan.get("tuning"),
     }
 
@@ -175,6 +195,7 @@ def read_all(request: dict[str, Any] | None, root: Path = Path("/"), with_proces
     applied = _json(root / REQUEST)
     request = request if request is not None else applied
     said = units(*UNITS)
+    session = said.get(UNITS[0], {}).get("Session", "")
     return {
         "request": request,
         "applied": applied is not None,
@@ -185,7 +206,7 @@ def read_all(request: dict[str, Any] | None, root: Path = Path("/"), with_proces
         "units": said,
         "plan": _planned(root),
         "most_files": _most_files(_text(root / "proc/1/limits")),
-        "processes": read_processes(UNITS[0], root) if with_processes else {},
+        "processes": read_processes(UNITS[0], root, int(session) if session else None) if with_processes else {},
     }
 
 

@@ -1,7 +1,8 @@
 """Switches the host to another release, and back when that one does not come up.
 
-A release is a folder with plan.json, vllm.yaml, environment and vllm.service. Nothing of the running service is touched before
-the new release passed the checks that can be made beside it: the engine's own argument parser, and the port.
+A release is a folder with plan.json, vllm.yaml, environment and what its service is made of (content.py). Nothing of the running
+service is touched before the new release passed the checks that can be made beside it: the engine's own argument parser, and the
+port.
 """
 
 import json
@@ -19,17 +20,15 @@ from bringup.errors import BringupError
 from bringup.onhost.checks import check_configuration, check_folders, check_port
 from bringup.onhost.container import record_image
 from bringup.onhost.content import changed_decisions, content_checksum, decisions_of, served_files
+from bringup.onhost.files import read, staged
 from bringup.onhost.lock import lock
-from bringup.onhost.log import first_error, service_log, without_tracebacks
+from bringup.onhost.log import first_error, without_tracebacks
+from bringup.onhost.manager import service_manager
 from bringup.onhost.say import say
 from bringup.onhost.server import server_of
-from bringup.onhost.systemd import SERVICE, main_pid, read, systemctl
 
 RELEASES = Path("/opt/bringup/releases")
 CURRENT = Path("/opt/bringup/current")
-UNIT = Path("/etc/systemd/system/vllm.service")
-CONTAINER_UNIT = Path("/etc/containers/systemd/vllm.container")
-"""Of which Podman's generator makes vllm.service; one in /etc/systemd/system would go before it."""
 SMOKE_RECORD = Path("/var/lib/bringup/smoke/latest.json")
 TLS = Path("/etc/bringup/tls")
 SMOKE_PYTHON = "/opt/bringup/tools/smoke/bin/python"
@@ -68,7 +67,7 @@ class Switch:
             raise BringupError(f"release {digest} is not on this host or its plan.json is damaged: {error}") from error
         self.by = by
         self.in_container = bool(self.plan.get("container"))
-        self.unit, self.other_unit = (CONTAINER_UNIT, UNIT) if self.in_container else (UNIT, CONTAINER_UNIT)
+        self.service = service_manager(self.in_container)
         self.stopped_pid: str | None = None
         self.port = int(self.plan["vllm"]["port"])
         self.server = server_of(self.plan)
@@ -96,7 +95,7 @@ class Switch:
             say("checking the configuration with the engine's own parser")
             check_configuration(self.release, self.plan)
             check_folders()
-            check_port(self.port)
+            check_port(self.port, self.service)
             self._start(previous)
             if smoke is not None:
                 self._prove(smoke, previous)
@@ -111,7 +110,7 @@ class Switch:
             return mark.read_text().strip()  # an earlier run was cut in the middle of this very switch
         # one that came up is worth going back to, also where it does not run at this moment: a run that was cut while it went back
         came_up = current is not None and (RELEASES / current / SERVED).exists()
-        return current if came_up or systemctl("is-active", SERVICE) == "active" else None
+        return current if came_up or self.service.state() == "active" else None
 
     def _start(self, previous: str | None) -> None:
         """Put this release in place and wait until it answers.
@@ -131,13 +130,13 @@ class Switch:
             self._activate()
             self._wait_until_up(started_s)
         except (BringupError, OSError) as error:
-            log = service_log(started_s, 2000)
+            log = self.service.log(started_s, 2000)
             cause = first_error(log)
             shown = "\n".join(without_tracebacks(log).splitlines()[-20:])
             outcome = self._put_back(previous)
             raise BringupError(
                 f"{error}{f': {cause}' if cause else ''}\n"
-                f"--- last lines of the service's log (all of it: journalctl -u {SERVICE}) ---\n{shown}\n---\n{outcome}"
+                f"--- last lines of the service's log (all of it: {self.service.log_command}) ---\n{shown}\n---\n{outcome}"
             ) from error
         SMOKE_RECORD.unlink(missing_ok=True)
         self._compare_kv_cache(started_s)
@@ -168,57 +167,45 @@ class Switch:
 
     def _mark_served(self) -> None:
         """Note that this release came up and stays."""
-        names = served_files(self.in_container)
+        names = served_files(self.in_container, self.service.name)
         (self.release / SERVED).write_text(content_checksum((self.release / name).read_text() for name in names) + "\n")
         (self.release / PREVIOUS).unlink(missing_ok=True)
 
     def _stage(self) -> None:
         """Write what is put in place next, so that a full disk shows itself before anything is changed."""
-        self.unit.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.release / self.unit.name, _staged(self.unit))
-        _staged(CURRENT).unlink(missing_ok=True)
-        _staged(CURRENT).symlink_to(f"releases/{self.release.name}")
+        self.service.stage(self.release)
+        staged(CURRENT).unlink(missing_ok=True)
+        staged(CURRENT).symlink_to(f"releases/{self.release.name}")
 
     def _activate(self) -> None:
         """Make this release, which is staged, the current one and restart the service."""
-        self.stopped_pid = main_pid()
-        if self.other_unit.exists():
-            # a container and a process are ended in different ways, each of which is in its own unit
-            _remove(self.other_unit)
-        for path in (self.unit, CURRENT):
-            _staged(path).replace(path)
-        systemctl("daemon-reload")
-        if not self.in_container:  # the generator does that for a container, by the file itself
-            systemctl("enable", "--quiet", SERVICE)
-        systemctl("reset-failed", SERVICE)
+        self.stopped_pid = self.service.main_pid()
+        self.service.place()
+        staged(CURRENT).replace(CURRENT)
         say(f"starting release {self.release.name}")
-        systemctl("restart", "--no-block", SERVICE)
+        self.service.restart()
 
     def _wait_until_up(self, started_s: float) -> None:
-        """Wait until the new process has answered a request, which is when systemd calls it up (bringup/onhost/ready.py)."""
+        """Wait until the new process has answered a request, which is when it counts as up (bringup/onhost/ready.py)."""
         timeout_s = float(self.plan["service"]["start_timeout_s"])
         began = shown = time.monotonic()
         while time.monotonic() - began < timeout_s:
-            properties = systemctl("show", SERVICE, "--property=ActiveState", "--property=NRestarts").splitlines()
+            state = self.service.state()
             # the server before is up too, for as long as it stops
-            if "ActiveState=active" in properties and main_pid() not in (None, self.stopped_pid) and self.server.is_healthy():
+            if state == "active" and self.service.main_pid() not in (None, self.stopped_pid) and self.server.is_healthy():
                 return
-            if "ActiveState=failed" in properties or "NRestarts=0" not in properties:
+            if state == "failed" or self.service.restarts():
                 raise BringupError(f"release {self.release.name} does not come up: the server ended while it started")
             if time.monotonic() - shown > 10:
                 shown = time.monotonic()
-                say(f"  {shown - began:.0f} s: {service_log(started_s, 1)[:110]}")
+                say(f"  {shown - began:.0f} s: {self.service.log(started_s, 1)[:110]}")
             time.sleep(0.5)
         raise BringupError(f"release {self.release.name} did not answer a request within {timeout_s:.0f} s")
 
     def _put_back(self, previous: str | None) -> str:
         """Serve the previous release again and say so; without one, stop and disable the service."""
         if previous is None:
-            if self.in_container:
-                _remove(self.unit)
-            else:
-                systemctl("disable", "--now", "--quiet", SERVICE)
-            systemctl("reset-failed", SERVICE)
+            self.service.stop()
             CURRENT.unlink(missing_ok=True)
             return "nothing was served before, so the service was stopped"
         if previous == self.release.name:
@@ -231,7 +218,7 @@ class Switch:
             before._activate()
             before._wait_until_up(began_s)
         except (BringupError, OSError) as error:
-            return f"and the previous release {previous} does not come up again: {error}\n{service_log(began_s)}"
+            return f"and the previous release {previous} does not come up again: {error}\n{self.service.log(began_s)}"
         (self.release / PREVIOUS).unlink(missing_ok=True)
         differs = "; ".join(changed_decisions(decisions_of(self.plan), decisions_of(before.plan)))
         return f"release {previous}, which was served before, is served again; the other one differs in: {differs or 'its files'}"
@@ -239,7 +226,7 @@ class Switch:
     def _compare_kv_cache(self, started_s: float) -> None:
         """Say what vLLM logged as its KV cache beside what the plan said, and keep both; no reason to fail a deploy."""
         try:
-            log = _log_with_kv_cache(started_s)
+            log = self._log_with_kv_cache(started_s)
             sizes = re.findall(_KV_CACHE_SIZE, log)
             if not sizes:
                 say("KV cache: vLLM's log does not say its size, so it is not compared with the plan's")
@@ -260,6 +247,18 @@ class Switch:
         except OSError as error:
             say(f"KV cache: it could not be compared with the plan's, or that not be kept: {error}")
 
+    def _log_with_kv_cache(self, started_s: float) -> str:
+        """Return all that the service logged since it was started, once the size of the KV cache is among it or must be given up.
+
+        All of it: what a server logs after that line, such as its routes, has no limit.
+        """
+        deadline = time.monotonic() + LOG_DELAY_S
+        while True:
+            log = self.service.log(started_s, sys.maxsize)
+            if re.search(_KV_CACHE_SIZE, log) or time.monotonic() > deadline:
+                return log
+            time.sleep(0.5)
+
     def _prune(self, previous: str | None) -> None:
         """Keep the newest releases, always the one before, and the certificates that they are served with."""
         releases = sorted(RELEASES.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -270,29 +269,3 @@ class Switch:
         for folder in TLS.glob("*"):
             if str(folder) not in plans:
                 shutil.rmtree(folder)
-
-
-def _remove(unit: Path) -> None:
-    """Stop the service as this unit says, and take the unit away."""
-    systemctl("stop", SERVICE)
-    if unit == UNIT:
-        systemctl("disable", "--quiet", SERVICE)
-    unit.unlink()
-    systemctl("daemon-reload")
-
-
-def _staged(path: Path) -> Path:
-    return path.with_name(f"{path.name}.new")
-
-
-def _log_with_kv_cache(started_s: float) -> str:
-    """Return all that the service logged since it was started, once the size of the KV cache is among it or must be given up.
-
-    All of it: what a server logs after that line, such as its routes, has no limit.
-    """
-    deadline = time.monotonic() + LOG_DELAY_S
-    while True:
-        log = service_log(started_s, sys.maxsize)
-        if re.search(_KV_CACHE_SIZE, log) or time.monotonic() > deadline:
-            return log
-        time.sleep(0.5)

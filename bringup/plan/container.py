@@ -17,7 +17,7 @@ TOOLKIT_PACKAGE = "nvidia-container-toolkit-base"
 LEAST_PODMAN = (4, 4)
 """The first with Quadlet (its documentation, podman-systemd.unit)."""
 _TOO_OLD = {("debian", "12"): "4.3"}
-"""Releases that bringup supports and whose own Podman is older (packages.debian.org)."""
+"""Releases that bringup supports and whose own Podman is older (Debian's package search)."""
 _CDI_KIND = "nvidia.com/gpu"
 _LOCAL = "localhost/bringup/vllm"
 STOP_MARGIN_S = 10

@@ -43,6 +43,9 @@ def plan_host(
             listed.append(_with_wish(candidate, wish))
         elif candidate.setting is not None and wish not in (None, KEEP):
             listed.append(_with_wish(candidate.setting, wish))
+    if facts.init != "systemd":
+        # a container's kernel is its machine's, also where it could be written to; the limits are the service's own
+        listed = [setting if setting.kind == "limit" else setting.model_copy(update={"writable": False}) for setting in listed]
     return tuple(listed)
 
 

@@ -19,6 +19,7 @@ from bringup.plan.driver import DriverPlan
 from bringup.plan.host import HostSetting
 from bringup.plan.limits import LineCheck
 from bringup.plan.service import ServicePlan
+from bringup.plan.service_manager import ServiceManager
 from bringup.plan.tuning import TuningPlan
 
 
@@ -94,6 +95,8 @@ class Plan(Frozen):
     vllm: dict[str, Any]
     """vLLM's own configuration file (``--config``)."""
     environment: dict[str, str]
+    manager: ServiceManager
+    """Who keeps the server running."""
     service: ServicePlan
     sysctls: dict[str, str]
     """Those settings of `tuning` that lie in /etc/sysctl.d."""

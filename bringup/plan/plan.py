@@ -24,6 +24,7 @@ from bringup.plan.host import not_applicable, owner_findings, plan_host
 from bringup.plan.model import Needs, Plan, SmokePlan
 from bringup.plan.placement import plan_placement, without_siblings
 from bringup.plan.service import plan_service
+from bringup.plan.service_manager import container_findings, plan_service_manager
 from bringup.plan.solve import NoWayError
 from bringup.plan.tuning import plan_tuning
 from bringup.plan.upgrade import what_would_do
@@ -264,6 +265,7 @@ def make_plan(
     # an image brings what kernels are compiled with
     cuda_plan = plan_cuda(settings, engine, vllm) if card and not in_container else None
     environment |= cuda_environment(cuda_plan, environment.get("PATH", ""))
+    manager, managed_by = plan_service_manager(facts)
     card_plan = plan_card(facts, settings, card.gpu) if card else None
     made = [setting for setting in host if setting.key in {applied.key for applied in tuning.settings}]
     return Plan(
@@ -288,8 +290,9 @@ def make_plan(
         | _exposure(settings, tls_name)
         | vllm,
         environment=environment,
+        manager=manager,
         service=service,
-        sysctls={setting.key: setting.value for setting in tuning.settings if setting.kind == "sysctl"},
+        sysctls={s.key: s.value for s in tuning.settings if s.kind == "sysctl" and not tuning.by_owner},
         needs=Needs(
             memory_mib=memory_mib,
             engine_disk_mib=engine.image.disk_mib if in_container and engine.image else engine.disk_mib,
@@ -318,6 +321,7 @@ def make_plan(
             *container_decisions,
             *options.decisions,
             *placement.decisions,
+            managed_by,
             memory_limit,
             *cuda_decisions(cuda_plan),
             *card_decisions(card_plan),
@@ -329,6 +333,7 @@ def make_plan(
             *placement.findings,
             *not_applicable(placed, placement, card.gpu if card else None, settings.host_settings),
             *owner_findings(host, facts),
+            *container_findings(facts, service),
         ),
     )
 

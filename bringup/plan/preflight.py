@@ -9,6 +9,9 @@ _SUPPORTED = {"debian": 12.0, "ubuntu": 24.04}
 """Distribution to the oldest release whose own Python (3.11 or newer) vLLM runs on."""
 _SUPPORTED_DRIVER = {"debian": 12.0, "ubuntu": 22.04}
 """Distribution to the oldest release for which there are packages of the driver."""
+_CPU_SHARED_MEMORY_MIB = 400
+"""For the two rings through which its processes talk (160 and 240 MiB: vLLM 0.32.0, which refuses to start with less, 2026-11-27);
+with one card there is one process for it, and no ring. Docker gives a container 64 MiB."""
 _CLOCK_TOLERANCE_S = 300
 """Beyond it certificates and package signatures begin to look not yet valid or expired."""
 
@@ -52,8 +55,11 @@ def host_blockers(facts: HostFacts, now_unix_s: int, driver_only: bool = False) 
             f"user '{facts.login_user}' is not root and cannot use sudo without a password: "
             "log in as root, or allow it NOPASSWD in /etc/sudoers.d"
         )
-    if facts.init != "systemd":
-        blockers.append(f"systemd does not run this host (process 1 is {facts.init}): the service cannot be installed here")
+    if facts.init != "systemd" and facts.system.container is None:
+        blockers.append(
+            f"systemd does not run this host (process 1 is {facts.init}), and it is no container: only containers are served "
+            "without systemd"
+        )
     skew_s = facts.clock_unix_s - now_unix_s
     if abs(skew_s) > _CLOCK_TOLERANCE_S:
         blockers.append(
@@ -72,6 +78,12 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
             f"{facts.memory.available_mib} MiB of memory are free, {plan.needs.memory_mib} MiB are needed: stop what else "
             "runs there, or choose a smaller model or context"
         )
+    shared_mib = facts.confines.shared_memory_mib
+    if plan.gpu is None and shared_mib is not None and shared_mib < _CPU_SHARED_MEMORY_MIB:
+        blockers.append(
+            f"shared memory (/dev/shm) has {shared_mib} MiB, and vLLM's CPU backend needs {_CPU_SHARED_MEMORY_MIB} MiB: "
+            "the container's owner gives it more (docker run --shm-size=1g)"
+        )
     if not plan.installable:
         blockers.append(f"{plan.engine} is there to plan with and is never installed: name another engine")
     if plan.model_revision == UNPINNED:
@@ -85,6 +97,8 @@ def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
         )
     if plan.container is not None:
         blockers += container_blockers(facts, plan.container)
+        if plan.manager != "systemd":
+            blockers.append("runtime 'container' needs systemd, which does not run this host: take runtime 'venv'")
     if plan.driver is not None and plan.driver.below_need is not None:
         blockers.append(plan.driver.below_need)
     return [*blockers, *driver_blockers(facts, plan)]

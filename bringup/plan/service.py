@@ -86,7 +86,7 @@ def plan_service(
         start_timeout_s=START_TIMEOUT_S,
         stop_timeout_s=stop_timeout_s,
         restart_delay_s=RESTART_DELAY_S,
-        restart_steps=RESTART_STEPS if (facts.systemd_version or 0) >= STEPS_SINCE_SYSTEMD else None,
+        restart_steps=RESTART_STEPS if facts.init != "systemd" or (facts.systemd_version or 0) >= STEPS_SINCE_SYSTEMD else None,
         restart_max_delay_s=RESTART_MAX_DELAY_S,
         starts=STARTS,
         # starts that each take as long as they may must count together, or systemd would go on for ever

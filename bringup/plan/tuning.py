@@ -39,6 +39,8 @@ class TuningPlan(Frozen):
     settings: tuple[AppliedSetting, ...] = ()
     banned_cpus: str = ""
     """What irqbalance is kept from: all CPUs but those for interrupts; empty where it does not run or interrupts stay."""
+    by_owner: bool = False
+    """Whether the owner of the machine makes them: a container without systemd writes down what they should be, and sets none."""
     tuned_profile: str | None = None
     """Profile of tuned that ours includes; None where tuned does not run or there is nothing that it has a say in."""
 
@@ -57,7 +59,7 @@ class TuningPlan(Frozen):
     @property
     def at_boot(self) -> bool:
         """Whether a unit must set values at boot: sysctls have systemd's own way."""
-        return any(setting.kind != "sysctl" for setting in self.settings)
+        return not self.by_owner and any(setting.kind != "sysctl" for setting in self.settings)
 
     def record(self) -> str:
         """Return /etc/bringup/tuning.json."""
@@ -83,5 +85,6 @@ def plan_tuning(host: Iterable[HostSetting], facts: HostFacts) -> TuningPlan:
             AppliedSetting(key=setting.key, kind=setting.kind, value=setting.value, paths=setting.paths) for setting in chosen
         ),
         banned_cpus=format_cpu_list(banned),
+        by_owner=facts.init != "systemd",
         tuned_profile=facts.tuning.tuned_profile if any(setting.kind != "irq" for setting in chosen) else None,
     )

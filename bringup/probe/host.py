@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from bringup.hardware import Cpu, Disk, Gpu, GpuState, HostFacts, Memory, MemoryFacts, NumaNode, RootAccess
+from bringup.hardware import Confines, Cpu, Disk, Gpu, GpuState, HostFacts, Memory, MemoryFacts, NumaNode, RootAccess
 from bringup.onhost.lock import at_work
 from bringup.probe.containers import parse_containers
 from bringup.probe.cpu import parse_cpu, parse_numa
@@ -14,7 +14,14 @@ from bringup.probe.memory import parse_memory_use
 from bringup.probe.nvidia import parse_nvidia, parse_packages
 from bringup.probe.nvidia_smi import parse_nvidia_smi_xml
 from bringup.probe.sections import key_values, split_sections
-from bringup.probe.system import parse_disks, parse_operating_system, parse_sysctls, parse_system, parse_virtualization
+from bringup.probe.system import (
+    parse_confines,
+    parse_disks,
+    parse_operating_system,
+    parse_sysctls,
+    parse_system,
+    parse_virtualization,
+)
 from bringup.probe.tuning import parse_tuning
 
 T = TypeVar("T")
@@ -144,6 +151,7 @@ def parse_host(text: str) -> HostFacts:
         sysctls=sysctls,
         read_only_sysctls=read_only,
         system=system,
+        confines=read("confines", parse_confines, Confines()),
         tuning=parse_tuning(reading.sections),
         nvidia=nvidia,
         containers=parse_containers(body("containers")),

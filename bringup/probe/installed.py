@@ -26,7 +26,7 @@ def parse_release(text: str) -> ServedRelease | None:
 
 
 class ServiceState(Frozen):
-    """vllm.service as systemd has it."""
+    """The service, as systemd or bringup's own keeper has it."""
 
     active: str
     enabled: bool

@@ -25,6 +25,8 @@ echo "container=$(systemd-detect-virt --container 2>/dev/null)"
 [ -e /.dockerenv ] && echo "marker=docker"
 [ -e /run/.containerenv ] && echo "marker=podman"
 v /run/systemd/container; [ -n "$v" ] && echo "marker=$v"
+# a machine of its own starts the kernel's threads as process 2
+[ "$init" = systemd ] || { v /proc/2/comm; [ "$v" = kthreadd ] || echo "other=yes"; }
 grep -q '^flags.* hypervisor' /proc/cpuinfo 2>/dev/null && echo "hypervisor=yes"
 section board
 for name in sys_vendor product_name board_vendor board_name bios_version bios_date; do
@@ -204,6 +206,11 @@ if has systemctl; then echo "timer=$(systemctl is-enabled apt-daily-upgrade.time
 section reboot
 if [ -e /run/reboot-required ]; then echo pending=yes; cat /run/reboot-required.pkgs 2>/dev/null; else echo pending=no; fi
 
+section confines
+sed -n 's/^CapBnd:[[:space:]]*/capabilities=/p' /proc/self/status 2>/dev/null
+# shellcheck disable=SC3045 # dash, bash and busybox have -H
+echo "open_files=$(ulimit -Hn 2>/dev/null)"
+echo "shared_memory_kb=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $2}')"
 section disk
 for path in /opt/bringup /var/lib/bringup /var/lib/containers; do
   parent=$path
@@ -253,7 +260,9 @@ if [ -L /opt/bringup/current ]; then
   cat /opt/bringup/current/plan.json 2>/dev/null
 fi
 section service
-systemctl show vllm.service --property=LoadState --property=ActiveState --property=UnitFileState 2>/dev/null
+if [ "$init" = systemd ]; then
+  systemctl show vllm.service --property=LoadState --property=ActiveState --property=UnitFileState 2>/dev/null
+elif [ -x /opt/bringup/bin/bringup-host ]; then $asroot /opt/bringup/bin/bringup-host status 2>/dev/null; fi
 systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/SystemdVersion=\1/p'
 unit=$(systemctl show vllm.service --property=FragmentPath --value 2>/dev/null)
 [ -n "$unit" ] && ! grep -q 'Written by bringup' "$unit" 2>/dev/null && echo "Foreign=$unit"

@@ -2,7 +2,7 @@
 
 from typing import Literal, cast
 
-from bringup.hardware import AptSource, Board, Disk, OperatingSystem, System
+from bringup.hardware import AptSource, Board, Confines, Disk, OperatingSystem, System
 from bringup.probe.nvidia import parse_broken_packages, parse_kernel_packages
 from bringup.probe.sections import key_values
 
@@ -45,6 +45,8 @@ def parse_virtualization(text: str, board: str, kernel: str) -> tuple[str, str |
     container = said.get("container", "") or detected
     if container not in _CONTAINERS:
         container = said.get("marker", "") or ("wsl" if "microsoft" in kernel.lower() else "")
+        if not container and said.get("other") == "yes":
+            container = "container-other"
     if container:
         return container, container
     if detected:
@@ -153,6 +155,20 @@ def parse_apt_sources(text: str) -> tuple[AptSource, ...] | None:
         for (uri, suite, key), names in components.items()
     )
     return found if rows else None
+
+
+def parse_confines(text: str) -> Confines:
+    """Parse what processes here may: capabilities as the kernel's hexadecimal bits, limits, shared memory.
+
+    Raises:
+        ValueError: something of it is no number.
+    """
+    said = {name: value for name, value in key_values(text).items() if value not in ("", "unlimited")}
+    return Confines(
+        capabilities=int(said["capabilities"], 16) if "capabilities" in said else None,
+        open_files=int(said["open_files"]) if "open_files" in said else None,
+        shared_memory_mib=int(said["shared_memory_kb"]) // 1024 if "shared_memory_kb" in said else None,
+    )
 
 
 def parse_disks(text: str) -> tuple[Disk, ...]:

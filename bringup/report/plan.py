@@ -33,6 +33,8 @@ _METRICS = {"ttft": "time to the first token", "itl": "time between two tokens",
 _SHORT, _LONG = 60, 300
 """Characters of a reason that may be repeated, and that is shown whole."""
 _STATES = {"set": "", "offered": " (offered, not set)", "kept": " (kept as it is: inventory)"}
+_ORDINARY = {"service-manager": "systemd"}
+"""Decisions that are told only where they are others than almost everywhere; `--explain` tells them anyway."""
 _TOLD_BY_BLOCKERS = ("no-systemd", "no-root")
 _TOLD_BY_VERDICT = ("uncalibrated",)
 _AT_ADDRESS = re.compile(r" at ([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])")
@@ -243,6 +245,8 @@ def _decisions(plan: Plan) -> RenderableType:
     table.add_column("Why [source; whole, with its formula: --explain SETTING]".replace("[", r"\["))
     first_with: dict[str, str] = {}
     for decision in (*plan.decisions, *_set_beside(plan)):
+        if _ORDINARY.get(decision.key) == decision.value:
+            continue
         alike = first_with.setdefault(decision.why, decision.key)
         repeated = alike != decision.key and len(decision.why) > _SHORT
         why = Text(f"as for {alike}" if repeated else _folded(decision.why))

@@ -6,6 +6,7 @@ from typing import Literal
 
 from bringup.cpu_list import format_cpu_list, parse_cpu_list
 from bringup.hardware import Frozen
+from bringup.onhost.supervisor import CONTROL, LOG, PROGRAM
 from bringup.plan.host import owner_command
 from bringup.plan.tuning import AppliedSetting
 from bringup.verify.reading import PlannedService, ProcessReading, Reading
@@ -39,14 +40,14 @@ def compare_settings(reading: Reading) -> tuple[Check, ...]:
     """Compare the settings alone."""
     if reading.request is None:
         return ()
-    return (*(_setting(setting, reading) for setting in reading.request.settings), *_others(reading))
+    return (*(_setting(setting, reading, reading.request.by_owner) for setting in reading.request.settings), *_others(reading))
 
 
-def _setting(setting: AppliedSetting, reading: Reading) -> Check:
+def _setting(setting: AppliedSetting, reading: Reading, by_owner: bool) -> Check:
     live = reading.settings.get(setting.key)
     values = live.files if live else {}
     if setting.kind == "irq":
-        return _interrupts(setting, reading)
+        return _interrupts(setting, reading, by_owner)
     wrong = {file: value for file, value in values.items() if value != setting.value}
     found = ", ".join(sorted(set(values.values())))
     if not values:
@@ -54,7 +55,7 @@ def _setting(setting: AppliedSetting, reading: Reading) -> Check:
         return Check(subject=setting.key, expected=setting.value, found="not there", status="drift", why=why)
     if not wrong:
         return Check(subject=setting.key, expected=setting.value, found=found, status="ok")
-    if live and not live.writable:
+    if live and (by_owner or not live.writable):
         why = f"its owner can set it on the machine{owner_command(setting.key, setting.kind, setting.value, setting.paths)}"
         return Check(subject=setting.key, expected=setting.value, found=found, status="cannot", why=why)
     where = f" ({next(iter(wrong))}{' and more' if len(wrong) > 1 else ''})" if len(values) > 1 else ""
@@ -63,13 +64,13 @@ def _setting(setting: AppliedSetting, reading: Reading) -> Check:
     )
 
 
-def _interrupts(setting: AppliedSetting, reading: Reading) -> Check:
+def _interrupts(setting: AppliedSetting, reading: Reading, by_owner: bool) -> Check:
     allowed = set(parse_cpu_list(setting.value))
     live = reading.settings.get(setting.key)
     away = {file: cpus for file, cpus in (live.files if live else {}).items() if not set(parse_cpu_list(cpus)) <= allowed}
     expected = f"CPUs {setting.value}"
     drifted = {file: cpus for file, cpus in away.items() if file not in reading.refused}
-    if drifted and live and not live.writable:
+    if drifted and live and (by_owner or not live.writable):
         return Check(
             subject=setting.key,
             expected=expected,
@@ -158,12 +159,13 @@ def _units(reading: Reading) -> Iterator[Check]:
         wanted["bringup-tuning.service"] = ("enabled", "")
     for name, (enabled, active) in wanted.items():
         unit = reading.units.get(name, {})
+        look = f"systemctl status {name}" if reading.plan is None or reading.plan.manager == "systemd" else str(LOG)
         found = [unit.get("UnitFileState") or unit.get("LoadState") or "not there", unit.get("ActiveState", "")]
         problems = []
         if found[0] != enabled:
             problems.append("it would not start at the next boot")
         if (active and found[1] != active) or found[1] == "failed":
-            problems.append(f"systemctl status {name} says why it is {found[1] or 'not there'}")
+            problems.append(f"{look} says why it is {found[1] or 'not there'}")
         if unit.get("NeedDaemonReload") == "yes":
             problems.append("its file was changed after systemd read it (systemctl daemon-reload)")
         expected = ", ".join(filter(None, (enabled, active)))
@@ -183,7 +185,7 @@ def _processes(reading: Reading) -> Iterator[Check]:
 
 
 def _placement(subject: str, process: ProcessReading, plan: PlannedService, most_files: str | None) -> Iterator[Check]:
-    restart = "a restart of vllm.service places it anew"
+    restart = f"{_restart(plan)} places it anew"
     if plan.cpus:
         allowed = set(parse_cpu_list(plan.cpus))
         every = {cpu for cpus in process.threads for cpu in parse_cpu_list(cpus)}
@@ -212,10 +214,14 @@ def _placement(subject: str, process: ProcessReading, plan: PlannedService, most
             why=restart if wrong else "",
         )
     if (least := plan.limits.get("nofile")) and process.nofile is not None:
-        yield _open_files(subject, least, process.nofile, most_files)
+        yield _open_files(subject, least, process.nofile, most_files, _restart(plan))
 
 
-def _open_files(subject: str, least: str, nofile: str, most: str | None) -> Check:
+def _restart(plan: PlannedService) -> str:
+    return "a restart of vllm.service" if plan.manager == "systemd" else f"{' '.join(CONTROL)} restart {PROGRAM}"
+
+
+def _open_files(subject: str, least: str, nofile: str, most: str | None, restart: str) -> Check:
     def number(limit: str) -> float:
         return float("inf") if limit == "unlimited" else int(limit)
 
@@ -227,6 +233,6 @@ def _open_files(subject: str, least: str, nofile: str, most: str | None) -> Chec
         why = (
             f"process 1 of this host has no more itself: its owner starts it with a higher one (ulimit -Hn {least})"
             if capped
-            else "a restart of vllm.service gives it the unit's"
+            else f"{restart} gives it the planned one"
         )
     return Check(subject=f"open files of {subject}", expected=f"{least} or more", found=nofile, status=status, why=why)

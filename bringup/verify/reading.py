@@ -46,6 +46,8 @@ class PlannedService(Frozen):
     limits: dict[str, str]
     enabled: str = "enabled"
     """What systemd calls a unit file of its kind that starts at boot."""
+    manager: str = "systemd"
+    """Who keeps the server running."""
     tuning: TuningPlan | None
     """None in a plan of a version that set nothing but sysctls."""
 

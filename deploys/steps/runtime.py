@@ -35,6 +35,8 @@ def runtime(context: Context) -> None:
     host_tool(context)
 
     environment(context, "/opt/bringup/tools/smoke", tool_requirements("smoke"))
+    if plan.manager == "supervisor":
+        environment(context, "/opt/bringup/tools/supervisor", tool_requirements("supervisor"))
     if plan.engine_dir is not None:
         engine = context.catalog.engine(plan.engine, "cuda" if context.facts.gpus else "cpu")
         environment(context, plan.engine_dir, engine_requirements(engine), engine.torch_backend)

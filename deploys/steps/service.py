@@ -1,4 +1,4 @@
-"""The release folder, the unit, and the switch to it."""
+"""The release folder, the unit or what stands in its place, and the switch to it."""
 
 from io import StringIO
 
@@ -7,6 +7,7 @@ from pyinfra.operations import files, server, systemd
 
 from bringup.onhost.content import content_checksum, served_files, settings_in
 from bringup.onhost.release import SMOKE_COPY
+from bringup.onhost.supervisor import START
 from bringup.plan.plan import TLS_DIR
 from deploys.compare import read_text
 from deploys.context import Context
@@ -15,6 +16,7 @@ from deploys.owner import on_host
 from deploys.render import render
 from deploys.steps.smoke import put_facts, put_request, reports_dir, smoke_request
 
+SUPERVISOR_CONFIGURATION = "/etc/bringup/supervisord.conf"
 SUPPORT_UNITS = ("vllm-watch.service", "vllm-failed.service")
 """What vllm.service leans on; the same for every release."""
 
@@ -43,8 +45,11 @@ def service(context: Context) -> bool:
     ):
         files.directory(name=f"Make {path}", path=path, user=user, group=user, mode=mode)
 
-    _support_units(context)
-    rendered = {name: render(f"{name}.j2", plan) for name in served_files(plan.container is not None)}
+    if plan.manager == "systemd":
+        _support_units(context)
+    else:
+        _supervisor(context)
+    rendered = {name: render(f"{name}.j2", plan) for name in served_files(plan.container is not None, plan.manager)}
     reasons = _reasons_to_switch(context, rendered)
     if reasons:
         # until the switch is through, the next run must see that it is due, however this one ends
@@ -71,7 +76,7 @@ def service(context: Context) -> bool:
         _put_tls(context)
     if reasons:
         _switch(context, reasons)
-    elif not context.facts.service_enabled:
+    elif plan.manager == "systemd" and not context.facts.service_enabled:
         systemd.service(name="Start vllm.service at boot", service="vllm.service", running=None, enabled=True)
     return bool(reasons)
 
@@ -104,6 +109,15 @@ def _switch(context: Context, reasons: list[str]) -> None:
     )
 
 
+def _supervisor(context: Context) -> None:
+    """Write what runs the server in a container, the same for every release."""
+    for path, mode in (("/etc/bringup", "755"), ("/var/log/bringup", "750")):
+        files.directory(name=f"Make {path}", path=path, user="root", group="root", mode=mode)
+    for path, template, mode in ((SUPERVISOR_CONFIGURATION, "supervisord.conf.j2", "644"), (START, "bringup-start.j2", "755")):
+        content = render(template, context.plan)
+        files.put(name=f"Write {path}", src=StringIO(content), dest=path, mode=mode, create_remote_dir=False)
+
+
 def _support_units(context: Context) -> None:
     """Write the units around the server, and have systemd read them anew where one says something else."""
     units = {f"/etc/systemd/system/{name}": render(f"{name}.j2", context.plan) for name in SUPPORT_UNITS}
@@ -125,8 +139,11 @@ def _reasons_to_switch(context: Context, rendered: dict[str, str]) -> list[str]:
         return plan.changes_from(facts.served.decisions) or [f"{facts.served.digest} is served"]
     if facts.service_state != "active":
         return [f"the service is {facts.service_state}"]
-    unit = served_files(plan.container is not None)[-1]
-    paths = {f"{plan.release_dir}/{name}": content for name, content in rendered.items()} | {plan.unit: rendered[unit]}
+    paths = {f"{plan.release_dir}/{name}": content for name, content in rendered.items()}
+    if plan.manager == "systemd":
+        paths[plan.unit] = rendered[served_files(plan.container is not None)[-1]]
+    else:  # read by a running supervisor at a switch
+        paths[SUPERVISOR_CONFIGURATION] = render("supervisord.conf.j2", plan)
     differing = [path for path, content in paths.items() if _differs(path, content)]
     if differing:
         return [f"{', '.join(differing)} differs"]

@@ -104,6 +104,10 @@ def smoke_request(context: Context) -> SmokeRequest:
 
 def _timer(context: Context, wanted: bool) -> None:
     """Have systemd repeat the benchmark, or no longer."""
+    if context.plan.manager != "systemd":
+        if wanted:
+            host.log("smoke_timer is not applicable: there is no systemd here to repeat the benchmark", logger.warning)
+        return
     units = {f"/etc/systemd/system/{name}": name for name in UNITS}
     *_, timer = UNITS
     if wanted:

@@ -42,6 +42,9 @@ def tuning(context: Context) -> None:
         if folder in _FOLDERS:
             files.directory(name=f"Make {folder}", path=folder, user="root", group="root", mode="755")
         files.put(name=f"Write {path}", src=StringIO(content), dest=path, mode="644", create_remote_dir=False)
+    if plan.tuning.by_owner:
+        host.log("the host's settings are its owner's to make; what is asked for is listed above", logger.info)
+        return
     changes = [*_differing(context), *(f"{key} back as it was" for key in forgotten)]
     if changes:
         streamed_shell(name=f"Set {', '.join(changes)}", command=_TUNE)

@@ -21,7 +21,9 @@ from bringup.lab.state import base_dir, lab_dir, read_state
 
 
 @contextmanager
-def bare_hosts(directory: Path, count: int, release: str | None = None, nested: bool = False) -> Iterator[None]:
+def bare_hosts(
+    directory: Path, count: int, release: str | None = None, nested: bool = False, rented: bool = False
+) -> Iterator[None]:
     """Bare hosts in a lab of the tests' own; the machine's cached bases, model and wheels are used."""
     if reason := why_not(directory):
         if os.environ.get("CI") == "true":
@@ -36,7 +38,7 @@ def bare_hosts(directory: Path, count: int, release: str | None = None, nested: 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        hosts.up(count, directory, release=release, nested=nested)
+        hosts.up(count, directory, release=release, nested=nested, rented=rented)
         yield
         hosts.down(directory=directory)
 
@@ -46,6 +48,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     """Two hosts: lab1 is deployed to, lab2 stays bare."""
     directory = tmp_path_factory.mktemp("deploy-lab")
     with bare_hosts(directory, 2):
+        yield Deployment(directory, tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="module")
+def rented_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A host like a rented container."""
+    directory = tmp_path_factory.mktemp("rented-lab")
+    with bare_hosts(directory, 1, rented=True):
         yield Deployment(directory, tmp_path_factory.mktemp("reports"))
 
 

@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from deployment import Deployment
 
@@ -21,6 +22,7 @@ class Service:
 
     deployment: Deployment
     model: str
+    log_tail: ClassVar[str] = "journalctl -u vllm -o cat | tail -40"
 
     def ssh(self, script: str, check: bool = True) -> str:
         return self.deployment.ssh(script, check=check).strip()
@@ -35,7 +37,7 @@ class Service:
     def wait(self, until: Callable[[], bool], limit_s: float, what: str) -> None:
         limit = time.monotonic() + limit_s
         while not until():
-            assert time.monotonic() < limit, f"{what}: not within {limit_s} s\n{self.ssh('journalctl -u vllm -o cat | tail -40')}"
+            assert time.monotonic() < limit, f"{what}: not within {limit_s} s\n{self.ssh(self.log_tail)}"
             time.sleep(0.3)
 
     def wait_until_active(self) -> None:

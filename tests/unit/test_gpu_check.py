@@ -17,6 +17,7 @@ from bringup.onhost.gpu.model import Copied, DrivenCard, Exercise, Link, Node, P
 from bringup.onhost.gpu.parse import parse_exercise, parse_link, parse_smi, upstream
 from bringup.onhost.gpu.rules import judge
 from bringup.onhost.gpu.xid import meaning_of, parse_xids
+from bringup.onhost.systemd import Systemd
 
 CARD, OTHER = "0000:01:00.0", "0000:02:00.0"
 KNOWN = {
@@ -477,6 +478,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("sys", "proc", "dev"):
         monkeypatch.setattr(collecting, {"sys": "SYSFS"}.get(name, name.upper()), tmp_path / name)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(collecting, "service_manager", Systemd)
     return tmp_path
 
 
@@ -511,7 +513,7 @@ def test_card_is_put_to_work_in_the_python_that_is_named(machine: Path) -> None:
 
 
 def test_busy_card_is_left_alone(machine: Path) -> None:
-    (machine / "bin/systemctl").write_text("#!/bin/sh\nexit 0\n")
+    (machine / "bin/systemctl").write_text("#!/bin/sh\necho active\n")
     (machine / "bin/nvidia-smi").write_text("#!/bin/sh\necho '00000000:00:06.0, H100, 81559, 900, 580.159.04, Enabled'\n")
     readings = collecting.collect(sys.executable, None, {})
     assert (readings.serving, readings.exercise) == (True, None)

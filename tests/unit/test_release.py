@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bringup.errors import BringupError
-from bringup.onhost import lock, release
+from bringup.onhost import lock, release, systemd
 from bringup.onhost.content import content_checksum, served_files
 from bringup.onhost.server import Server
 from bringup.smoke.run import EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_PASSED
@@ -71,7 +71,7 @@ class Host:
             return self.state
         if "--property=MainPID" in words:
             return str(self.pid) if self.state == "active" else "0"
-        return f"ActiveState={self.state}\nNRestarts=0"
+        return "0"
 
     def served(self) -> str | None:
         """Digest that the unit starts, as long as it runs."""
@@ -84,19 +84,17 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     for name, path in {
         "RELEASES": "releases",
         "CURRENT": "current",
-        "UNIT": "vllm.service",
-        "CONTAINER_UNIT": "containers/vllm.container",
         "SMOKE_RECORD": "latest.json",
         "TLS": "tls",
     }.items():
         monkeypatch.setattr(release, name, tmp_path / path)
     monkeypatch.setattr(lock, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(release, "systemctl", host.systemctl)
-    monkeypatch.setattr(
-        release, "main_pid", lambda: host.systemctl("show", "--property=MainPID") if host.state == "active" else None
-    )
+    monkeypatch.setattr(release, "service_manager", systemd.Systemd)
+    monkeypatch.setattr(systemd, "UNIT", tmp_path / "vllm.service")
+    monkeypatch.setattr(systemd, "CONTAINER_UNIT", tmp_path / "containers/vllm.container")
+    monkeypatch.setattr(systemd, "systemctl", host.systemctl)
     monkeypatch.setattr(Server, "is_healthy", lambda self: host.state == "active")
-    monkeypatch.setattr(release, "service_log", lambda since, lines=25: "\n".join(host.log[-lines:]))
+    monkeypatch.setattr(systemd.Systemd, "log", lambda self, since, lines=25: "\n".join(host.log[-lines:]))
     monkeypatch.setattr(release, "LOG_DELAY_S", 0)
     for check in ("check_configuration", "check_folders", "check_port", "record_image"):
         monkeypatch.setattr(release, check, lambda *arguments: None)
@@ -233,12 +231,12 @@ def test_another_runtime_is_stopped_as_its_own_unit_says_before_that_goes(host: 
     switch("old")
     switch("new")
     assert (host.served(), host.stopped_as) == ("new", "old")
-    assert release.UNIT.exists() != release.CONTAINER_UNIT.exists(), "systemd prefers its own file to one that it would make"
+    assert systemd.UNIT.exists() != systemd.CONTAINER_UNIT.exists(), "systemd prefers its own file to one that it would make"
     host.failing.add("broken")
     with pytest.raises(BringupError, match="release new, which was served before, is served again"):
         switch("broken")
     assert (host.served(), release.Switch.current()) == ("new", "new")
-    assert release.UNIT.exists() == from_container
+    assert systemd.UNIT.exists() == from_container
 
 
 def test_first_container_that_fails_is_stopped_and_does_not_start_at_boot(host: Host) -> None:
@@ -247,7 +245,7 @@ def test_first_container_that_fails_is_stopped_and_does_not_start_at_boot(host: 
     with pytest.raises(BringupError, match="nothing was served before, so the service was stopped"):
         switch("first")
     assert host.state == "inactive"
-    assert not release.CONTAINER_UNIT.exists()
+    assert not systemd.CONTAINER_UNIT.exists()
 
 
 # --- the benchmark as part of the switch
@@ -352,7 +350,7 @@ def test_full_disk_leaves_what_was_served(host: Host, monkeypatch: pytest.Monkey
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(release.shutil, "copyfile", full)
+    monkeypatch.setattr(systemd.shutil, "copyfile", full)
     with pytest.raises(BringupError, match=r"No space left on device.*; nothing was changed on the running service"):
         switch("new")
     assert (host.served(), release.Switch.current(), host.pid) == ("old", "old", pid)
@@ -385,7 +383,7 @@ def test_journal_that_is_late_is_waited_for(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = iter([ENGINE, f"{ENGINE}\nGPU KV cache size: 84,912 tokens"])
-    monkeypatch.setattr(release, "service_log", lambda since, lines=25: next(logs))
+    monkeypatch.setattr(systemd.Systemd, "log", lambda self, since, lines=25: next(logs))
     monkeypatch.setattr(release, "LOG_DELAY_S", 60)
     host.add("new")
     switch("new")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bringup.errors import BringupError
-from bringup.onhost import watch
+from bringup.onhost import systemd, watch
 from bringup.onhost.ready import wait_until_ready
 from bringup.onhost.server import server_of
 from tests.certificates import certificate
@@ -144,9 +144,10 @@ def test_server_that_hangs_is_ended_after_several_failures_in_a_row(
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as hung:
         assert hung.stdout is not None
         assert hung.stdout.readline() == "up\n"
-        monkeypatch.setattr(watch, "main_pid", lambda: str(hung.pid) if hung.poll() is None else None)
+        monkeypatch.setattr(watch, "service_manager", systemd.Systemd)
+        monkeypatch.setattr(systemd.Systemd, "main_pid", lambda self: str(hung.pid) if hung.poll() is None else None)
         state = ["inactive"]
-        monkeypatch.setattr(watch, "systemctl", lambda *words: state[0])
+        monkeypatch.setattr(systemd, "systemctl", lambda *words: state[0])
         handler.health = 503
         run_watch(monkeypatch, 5)
         assert hung.poll() is None, "a service that somebody stopped, or that starts, is left alone"
@@ -168,7 +169,9 @@ def test_giving_up_is_told_to_everybody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(watch, "MOTD", tmp_path / "motd.d/50-bringup")
-    monkeypatch.setattr(watch, "systemctl", lambda *words: "exit-code")
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    monkeypatch.setattr(watch, "service_manager", systemd.Systemd)
+    monkeypatch.setattr(systemd, "systemctl", lambda *words: "exit-code")
     watch.tell_gave_up()
     assert capsys.readouterr().out.startswith("<1>bringup: vllm.service has given up (exit-code)")
     assert "journalctl -u vllm.service" in watch.MOTD.read_text()

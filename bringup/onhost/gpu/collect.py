@@ -12,6 +12,7 @@ from pathlib import Path
 from bringup.onhost.gpu.bounded import Outcome, run_bounded
 from bringup.onhost.gpu.model import DrivenCard, Exercise, Node, PciCard, Readings
 from bringup.onhost.gpu.parse import SMI_FIELDS, parse_exercise, parse_link, parse_smi, upstream
+from bringup.onhost.manager import service_manager
 
 SMI_LIMIT_S = 30.0
 LOG_LIMIT_S = 30.0
@@ -40,7 +41,7 @@ def collect(python: str | None, user: str | None, environment: Mapping[str, str]
         environment: variables of the service that the exercise needs, over one's own.
     """
     smi_outcome, smi, smi_error = _smi()
-    serving = run_bounded(["systemctl", "is-active", "--quiet", "vllm.service"], 10).ok
+    serving = service_manager().state() == "active"
     before, log_error = _kernel_log()
     exercise, skipped, ran_as = None, None, None
     if python is None:
