@@ -33,7 +33,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck -s sh bringup/probe/probe.sh deploys/steps/driver.sh deploys/steps/cuda.sh deploys/steps/toolkit.sh tools/setup.sh
+	$(BIN)/shellcheck -s sh bringup/probe/*.sh deploys/steps/driver.sh deploys/steps/cuda.sh deploys/steps/toolkit.sh tools/setup.sh
 
 unit: setup
 	$(BIN)/pytest tests/unit

@@ -15,6 +15,10 @@ from bringup.probe.driver_status import DriverStatus, parse_driver_status
 
 _NO_ANSWER_S = 2
 """Between attempts to reach a host that boots."""
+_STATUS_LIMIT_S = 120
+"""The status takes seconds, and 30 more where nvidia-smi hangs; a host that went off meanwhile answers never."""
+_LOAD_LIMIT_S = 300
+"""A module is loaded in seconds; one that hangs in it cannot be ended, and must not hold up the other hosts for ever."""
 
 
 class ActivateCommand(StringCommand):
@@ -28,10 +32,17 @@ class ActivateCommand(StringCommand):
 
     def execute(self, state: Any, host: Host, connector_arguments: Any) -> tuple[bool, CommandOutput]:
         """Do what it takes; a failure says what is left to be done and by whom."""
+        try:
+            return self._activate(host, connector_arguments)
+        except (ValueError, TimeoutError) as error:
+            # an exception would end the run of every host
+            return self._failed(host, str(error))
+
+    def _activate(self, host: Host, connector_arguments: Any) -> tuple[bool, CommandOutput]:
         status = self._status(host, connector_arguments)
         due = activation(self.plan, status)
         if due.step == "load":
-            ok, output = self._run(host, "modprobe nvidia", connector_arguments)
+            ok, output = self._load(host, connector_arguments)
             status = self._status(host, connector_arguments)
             if not ok or status.loaded is None:
                 said = "\n".join(output.output_lines)
@@ -41,7 +52,8 @@ class ActivateCommand(StringCommand):
             due = activation(self.plan, status)
         if due.step == "reboot":
             if refusal := self._refusal(host):
-                return self._failed(host, f"a reboot is due: {due.why}. {refusal}")
+                served = "; until then vllm.service would not come up again if it ended" if status.serving else ""
+                return self._failed(host, f"a reboot is due: {due.why}{served}. {refusal}")
             self._reboot(host, status, due, connector_arguments)
             after = self._after(host, status, connector_arguments)
             if after is None:
@@ -54,7 +66,7 @@ class ActivateCommand(StringCommand):
                 )
             due = activation(self.plan, after)
             if due.step == "load":
-                self._run(host, "modprobe nvidia", connector_arguments)
+                self._load(host, connector_arguments)
                 due = activation(self.plan, self._status(host, connector_arguments))
             if due.step != "done":
                 return self._failed(host, f"the host was rebooted, and still: {due.why}")
@@ -83,8 +95,22 @@ class ActivateCommand(StringCommand):
     def _run(self, host: Host, command: str, connector_arguments: Any) -> tuple[bool, CommandOutput]:
         return host.run_shell_command(StringCommand("sh", "-c", f"'{command}'"), **connector_arguments)
 
+    def _load(self, host: Host, connector_arguments: Any) -> tuple[bool, CommandOutput]:
+        try:
+            return self._run(host, "modprobe nvidia", connector_arguments | {"_timeout": _LOAD_LIMIT_S})
+        except TimeoutError:
+            raise TimeoutError(
+                f"the module was not loaded within {_LOAD_LIMIT_S} s, and modprobe still waits: the card or the driver hangs; look "
+                "into the kernel log (journalctl -k | grep NVRM), then reboot the host, or switch it off and on"
+            ) from None
+
     def _status(self, host: Host, connector_arguments: Any) -> DriverStatus:
-        _, output = host.run_shell_command(StringCommand(self.status_script), **connector_arguments)
+        try:
+            _, output = host.run_shell_command(
+                StringCommand(self.status_script), **(connector_arguments | {"_timeout": _STATUS_LIMIT_S})
+            )
+        except TimeoutError:
+            raise TimeoutError(f"the host did not tell the state of its driver within {_STATUS_LIMIT_S} s") from None
         return parse_driver_status("\n".join(output.stdout_lines))
 
     def _reboot(self, host: Host, status: DriverStatus, due: Activation, connector_arguments: Any) -> None:

@@ -184,7 +184,9 @@ def _why(running: str | None, pinned: str | None, least_branch: int, managed: bo
     need = f"the engine needs branch {least_branch} or newer (NVIDIA's CUDA release notes: CUDA 13.0 needs 580)"
     if running is None:
         return f"no driver runs; {need}"
-    return f"bringup installed {running} and keeps it" if managed else f"the driver is {running}; {need}"
+    if managed:
+        return f"bringup installed {running} and keeps it"
+    return f"the driver is {running}; {need}; nvidia_state=absent brings {running} back while a package source has it"
 
 
 def _flavours(facts: HostFacts) -> tuple[str, ...]:

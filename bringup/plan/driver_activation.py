@@ -42,7 +42,10 @@ def activation(plan: DriverPlan, status: DriverStatus) -> Activation:
     if plan.state == "absent":
         if status.loaded is None:
             return Activation(step="done", why="no NVIDIA module is loaded")
-        return Activation(step="reboot", why=f"module {status.loaded} is still loaded")
+        if status.loaded == status.installed:
+            return Activation(step="done", why=f"driver {status.loaded} runs, which is not bringup's")
+        left = f", {status.installed} is installed" if status.installed else ""
+        return Activation(step="reboot", why=f"module {status.loaded} is still loaded{left}")
     if status.installed is None:
         why = f"no module was built for the running kernel {status.kernel}: see /var/lib/dkms/nvidia*/*/build/make.log on the host"
         return Activation(step="broken", why=why)

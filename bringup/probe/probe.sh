@@ -1,6 +1,7 @@
 # Prints what bringup wants to know of a host, as labelled sections. Read-only. Needs no more than a POSIX shell and coreutils;
 # what is missing leaves its section empty or says so. It runs as the login user; what only root may read is asked through sudo,
-# if that works without a password. Files of one line are read by the shell itself: a machine has thousands of them.
+# if that works without a password. Files of one line are read by the shell itself: a machine has thousands of them. `bounded` is in
+# bounded.sh, which is sent before it.
 LC_ALL=C; export LC_ALL
 PATH="$PATH:/usr/sbin:/sbin:/usr/local/bin:/usr/lib/wsl/lib"; export PATH
 section() { printf '@@bringup %s\n' "$1"; }
@@ -123,12 +124,12 @@ v /proc/driver/nvidia/version; echo "description=$v"
 section nvidia-smi
 answers=yes
 if has nvidia-smi; then
-  timeout -k 2 15 nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version --format=csv,noheader,nounits 2>&1
-  [ $? -lt 124 ] || { answers=; echo "nvidia-smi did not answer within 15 s"; }
+  bounded 15 nvidia-smi --query-gpu=pci.bus_id,name,memory.total,driver_version --format=csv,noheader,nounits ||
+    { answers=; echo "nvidia-smi did not answer within 15 s"; }
 else answers=; echo "nvidia-smi is not installed"; fi
 section nvidia-smi-xml
 # most of the report is a table of clocks that nobody reads
-[ -n "$answers" ] && timeout -k 2 30 nvidia-smi -q -x 2>&1 | sed '/<supported_clocks>/,/<\/supported_clocks>/d'
+[ -n "$answers" ] && bounded 30 nvidia-smi -q -x | sed '/<supported_clocks>/,/<\/supported_clocks>/d'
 section kernel-log
 if [ "$root" = none ]; then echo "dmesg needs root's rights"
 elif ! has dmesg; then echo "dmesg is not installed"

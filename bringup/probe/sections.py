@@ -13,8 +13,17 @@ def probe_script(model_folder: str | None = None) -> str:
     Args:
         model_folder: a folder on the host that should hold a model; whether it does is a section of its own.
     """
-    script = files("bringup.probe").joinpath("probe.sh").read_text(encoding="utf-8")
+    script = f"{bounded_function()}{_script('probe.sh')}"
     return f"model_folder={shlex.quote(model_folder)}\n{script}" if model_folder else script
+
+
+def bounded_function() -> str:
+    """Return the shell function that gives a program a limit of time, whatever it hangs in."""
+    return _script("bounded.sh")
+
+
+def _script(name: str) -> str:
+    return files("bringup.probe").joinpath(name).read_text(encoding="utf-8")
 
 
 def split_sections(text: str) -> dict[str, str]:

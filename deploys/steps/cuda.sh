@@ -11,7 +11,9 @@ passing_source() {
   printf %s "$key" | base64 -d > "$work/key.gpg"
   for file in /etc/apt/sources.list.d/*; do [ ! -e "$file" ] || ln -s "$file" "$work/parts/"; done
   printf %s "$source" | base64 -d | sed "s|^Signed-By: .*|Signed-By: $work/key.gpg|" > "$work/parts/zz-bringup-cuda.sources"
-  cp -a /var/lib/apt/lists "$work/lists"; mkdir -p "$work/lists/partial"
+  # the distribution's are large
+  lists=$(mktemp -d -p /var/tmp bringup-lists.XXXXXX) || exit 1
+  chmod 755 "$lists"; cp -a /var/lib/apt/lists/. "$lists"; mkdir -p "$lists/partial"
 }
 
 # The links that "the" CUDA of the machine goes by; the packages point them at themselves.
@@ -22,7 +24,7 @@ install_cuda() {
   set --
   if [ -n "$source" ]; then
     passing_source
-    set -- -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$work/lists"
+    set -- -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$lists"
   fi
   apt "$@" update || explain 'the package lists cannot be refreshed; nothing was changed'
   # shellcheck disable=SC2086
@@ -67,10 +69,10 @@ remove_cuda() {
   finish_half_done
   names | comm -12 - "$cuda_state/added" > "$work/going"
   if [ -s "$work/going" ]; then
-    foreign=$(beyond "$work/going")
+    foreign=$(beyond "$work/going") || explain 'the CUDA toolkit cannot be removed, nothing was changed'
     [ -z "$foreign" ] || fail "other packages need the CUDA toolkit ($foreign): remove them first; nothing was changed"
     # shellcheck disable=SC2046
-    apt -y purge $(cat "$work/going") || explain 'the CUDA toolkit could not be removed'
+    apt -y $(exchange "$work/going") || explain 'the CUDA toolkit could not be removed'
   fi
   rm -rf "$cuda_state"; rmdir /var/lib/bringup 2>/dev/null || true
 }

@@ -14,6 +14,7 @@ from pyinfra.facts.files import File, Sha256File
 from pyinfra.operations import files
 
 from bringup.plan.driver import KEYRING, DriverPlan
+from bringup.probe.sections import bounded_function
 from deploys.compare import differs
 from deploys.context import Context
 from deploys.operations import activate_driver, hidden_file, streamed_shell
@@ -143,16 +144,15 @@ def _runs(context: Context, plan: DriverPlan) -> bool:
 
 def _remove(context: Context, plan: DriverPlan) -> None:
     had_repository = host.get_fact(File, path=SOURCES) is not None
-    had_blacklist = host.get_fact(File, path=BLACKLIST) is not None
     streamed_shell(name="Remove the driver's packages", command=_script(context, plan, "remove_driver"))
     for path in (SOURCES, KEYRING, PINS, FENCE, BLACKLIST):
         files.file(name=f"Remove {path}", path=path, present=False)
     if had_repository:
         streamed_shell(name="Forget what the repository had", command=_script(context, plan, "refresh_lists"))
-    if had_blacklist:
-        streamed_shell(name="Make the initial RAM disks anew", command=_script(context, plan, "rebuild_initramfs all"))
+    # also where an earlier run was cut after the blacklist had gone
+    streamed_shell(name="Make the initial RAM disks anew", command=_script(context, plan, "rebuild_initramfs all"))
     if context.facts.nvidia.running_version is not None:
-        activate_driver(name="Reboot without the driver", status_script=_script(context, plan, "driver_status"), plan=plan)
+        activate_driver(name="Reboot without bringup's driver", status_script=_script(context, plan, "driver_status"), plan=plan)
     streamed_shell(name=f"Remove {STATE}", command=f"rm -rf {STATE} && {{ rmdir /var/lib/bringup 2>/dev/null || true; }}")
 
 
@@ -169,4 +169,4 @@ def _script(context: Context, plan: DriverPlan, call: str, pins: str = "", sourc
         "key": key,
     }
     head = "\n".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    return f"sh -c {shlex.quote(chr(10).join((head, SCRIPT.read_text(encoding='utf-8'), call)))}"
+    return f"sh -c {shlex.quote(chr(10).join((head, bounded_function(), SCRIPT.read_text(encoding='utf-8'), call)))}"

@@ -18,34 +18,51 @@ sources_file=/etc/apt/sources.list.d/bringup-nvidia.sources
 keyring=/etc/apt/keyrings/bringup-nvidia.gpg
 # names of the driver's packages, in Ubuntu, Debian and NVIDIA's repository
 ours='^(nvidia-|libnvidia-|linux-(modules|objects|signatures)-nvidia-|xserver-xorg-video-nvidia|libcuda[0-9]|libnvcuvid|libxnvctrl|cuda-drivers|firmware-nvidia|dkms$)'
-work=$(mktemp -d) || exit 1
-trap 'put_back; rm -rf "$work"' EXIT
+# in memory, so that a disk that fills up takes none of it
+work=$(mktemp -d /run/bringup-driver.XXXXXX) || exit 1
+trap 'put_back; rm -rf "$work" "${lists-}"' EXIT
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 installed() { dpkg-query -W -f '${db:Status-Abbrev}|${Package}|${Version}\n' | sed -n 's/^.i.|//p'; }
 # the driver's module for the kernel $1; Debian's own packages call it nvidia-current
 module_of() { find "/lib/modules/$1" \( -name 'nvidia.ko*' -o -name 'nvidia-current.ko*' \) 2>/dev/null | head -n 1; }
-names() { installed | cut -d '|' -f 1 | sort -u; }
+# as apt writes them, those of another architecture with its name
+names() { dpkg-query -W -f '${db:Status-Abbrev}|${Package}\n${db:Status-Abbrev}|${binary:Package}\n' | sed -n 's/^.i.|//p' | sort -u; }
+hold() { [ -z "$*" ] || apt-mark -q hold "$@" > /dev/null; }
+unhold() { [ -z "$*" ] || apt-mark -q unhold "$@" > /dev/null; }
 
-# apt-get; its output goes on and is kept in $work/log. It waits for dpkg's lock itself, but not for that of the package lists.
+# One at a time: one whose connection was cut goes on, and a repeated run must not meet it half-way.
+take_turns() {
+  exec 9> /run/bringup-driver.lock
+  flock -n 9 && return
+  say "waiting for an earlier run, whose package work goes on here (at most $wait_s s)"
+  flock -w "$wait_s" 9 || fail "an earlier run still works with packages here after $wait_s s; wait until it has ended and run this again (apt_wait_s)"
+}
+
+# apt-get; its output goes on and is kept in $work/log. It waits for dpkg's lock itself, but not for that of the package lists. A
+# settings file that somebody changed stays, where dpkg would ask.
 apt() {
   waited=0
   while :; do
-    { apt-get -q -o DPkg::Lock::Timeout="$wait_s" -o Dpkg::Use-Pty=0 "$@"; echo $? > "$work/rc"; } 2>&1 | tee "$work/log"
+    { apt-get -q -o DPkg::Lock::Timeout="$wait_s" -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef \
+      -o Dpkg::Options::=--force-confold "$@" 9>&-; echo $? > "$work/rc"; } 2>&1 | tee "$work/log"
     rc=$(cat "$work/rc")
     [ "$rc" = 0 ] && return 0
-    grep -q 'Could not get lock /var/lib/apt/lists' "$work/log" && [ "$waited" -lt "$wait_s" ] || return "$rc"
+    grep -q '^E: Could not get lock /var/lib/apt/lists' "$work/log" && [ "$waited" -lt "$wait_s" ] || return "$rc"
     [ $((waited % 20)) = 0 ] && say "waiting for another program that refreshes the package lists ($waited of $wait_s s)"
     sleep 2; waited=$((waited + 2))
   done
 }
 
+# Whether apt gave up waiting for a lock. That it waits it says with the same words, and may fail of something else then.
+lock_was_kept() { grep -Eq '^E: (Could not get lock|.*is another process using it)' "$work/log"; }
+
 # Ends with what failed ($1), its cause where apt's words are known, and those words.
 explain() {
   cause='apt says why'
   has() { grep -Eq "$1" "$work/log"; }
-  if has 'Could not get lock|is another process using it'; then
+  if lock_was_kept; then
     cause="another program kept apt busy for $wait_s s; wait until it has ended, or end it, and run this again (apt_wait_s)"
   elif has 'SHA1 is not considered secure'; then
     cause="this host's apt takes no signatures made with SHA-1: set nvidia_repository to the one for this release of the distribution, with its key of today"
@@ -82,14 +99,16 @@ check_repository() {
 
 # Waits for whoever works with packages now; what looks half done until then is theirs.
 wait_for_apt() {
-  apt check || ! grep -q 'Could not get lock' "$work/log" || explain 'the packages cannot be changed, and nothing was'
+  apt check || ! lock_was_kept || explain 'the packages cannot be changed, and nothing was'
 }
 
+# What all package work begins with.
 finish_half_done() {
+  take_turns
   wait_for_apt
   [ -n "$(dpkg --audit 2>&1)" ] || return 0
   say 'finishing what an earlier installation left half done'
-  { dpkg --configure -a; echo $? > "$work/rc"; } 2>&1 | tee "$work/log"
+  { dpkg --force-confdef --force-confold --configure -a 9>&-; echo $? > "$work/rc"; } 2>&1 | tee "$work/log"
   [ "$(cat "$work/rc")" = 0 ] && [ -z "$(dpkg --audit 2>&1)" ] && return 0
   # what dpkg cannot configure may lack a package, which apt then gets; or it removes what is half there
   apt-get -q -s -y --no-install-recommends -f install > "$work/log" 2>&1
@@ -100,7 +119,7 @@ finish_half_done() {
 }
 
 # What apt would remove, by the simulation in $work/log, that is not the driver's.
-foreign_removals() { sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -Ev "$ours" | tr '\n' ' '; }
+foreign_removals() { sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -Ev "$ours" | paste -s -d ' '; }
 
 # Prints what each installed kernel still needs; the running one must get it.
 kernel_packages() {
@@ -122,21 +141,33 @@ kernel_packages() {
   done
 }
 
-# Makes $1, in base64, the content of the file $2, and removes the file where there is none.
-put() {
-  if [ -n "$1" ]; then mkdir -p "${2%/*}" && printf %s "$1" | base64 -d > "$2" && chmod 644 "$2"  # apt reads as its own user
-  else rm -f "$2"; fi
+# Puts a copy of the file $1 in the place of $2, whole or not at all.
+move_in() {
+  cp -p "$1" "$2.new" && mv "$2.new" "$2" && return
+  rm -f "$2.new"; return 1
 }
 
-# Puts the pins and the repository in place and takes the driver's packages off hold, which would keep the branch from moving
-# together. All of it comes back when this script ends, unless keep_trial was called.
+# Makes $1, in base64, the content of the file $2, and removes the file where there is none.
+put() {
+  [ -n "$1" ] || { rm -f "$2"; return; }
+  printf %s "$1" | base64 -d > "$work/content"; chmod 644 "$work/content"  # apt reads as its own user
+  mkdir -p "${2%/*}"; move_in "$work/content" "$2" || fail "$2 cannot be written, nothing was changed: is the disk full?"
+}
+
+# Makes standard input the content of the file $1 of what is remembered here.
+remember() {
+  cat > "$work/content"
+  move_in "$work/content" "$state/$1" || fail "$state/$1 cannot be written: is the disk full? Make room and run this again"
+}
+
+# Takes the driver's packages off hold, which would keep the branch from moving together. They and the files of apt's settings come
+# back when this script ends, unless keep_trial was called.
 begin_trial() {
   mkdir "$work/trial"
   for file in "$pins_file" "$sources_file" "$keyring"; do [ ! -e "$file" ] || cp -p "$file" "$work/trial/"; done
-  apt-mark showhold | grep -E "$ours" > "$work/trial/holds"
-  put "$pins" "$pins_file"; put "$key" "$keyring"; put "$source" "$sources_file"
+  apt-mark showhold | grep -E "$ours" | sort -u > "$work/trial/holds"
   # shellcheck disable=SC2046
-  [ ! -s "$work/trial/holds" ] || apt-mark -q unhold $(cat "$work/trial/holds") > /dev/null
+  unhold $(cat "$work/trial/holds")
 }
 
 keep_trial() { mv "$work/trial" "$work/kept"; }
@@ -145,13 +176,17 @@ put_back() {
   [ -d "$work/trial" ] || return 0
   cmp -s "$sources_file" "$work/trial/${sources_file##*/}" || [ ! -e "$sources_file" ] || lists_are_stale=yes
   for file in "$pins_file" "$sources_file" "$keyring"; do
-    if [ -e "$work/trial/${file##*/}" ]; then cp -p "$work/trial/${file##*/}" "$file"; else rm -f "$file"; fi
+    before="$work/trial/${file##*/}"
+    if [ ! -e "$before" ]; then rm -f "$file"
+    elif ! cmp -s "$before" "$file"; then
+      move_in "$before" "$file" || say "note: $file is not as it was, and cannot be put back" >&2
+    fi
   done
   # shellcheck disable=SC2046
-  [ ! -s "$work/trial/holds" ] || apt-mark -q hold $(cat "$work/trial/holds") > /dev/null
+  hold $(cat "$work/trial/holds")
   [ -z "${lists_are_stale-}" ] || apt-get -q update > /dev/null 2>&1
   # begun for this installation, which added nothing
-  [ -s "$state/added" ] || [ -s "$state/held" ] || { rm -rf "$state"; rmdir "${state%/*}" 2>/dev/null || true; }
+  [ -z "${began_state-}" ] || { rm -rf "$state"; rmdir "${state%/*}" 2>/dev/null || true; }
 }
 
 # Whether the driver's version that is to be had is the one that is wanted, and Ubuntu's signed modules of the running kernel are of
@@ -183,7 +218,7 @@ asked_for() {
   installed > "$work/versions"
   exact=
   for package in $packages; do
-    version=$(sed -n "s/^$package|//p" "$work/versions")
+    version=$(sed -n "s/^$package|//p" "$work/versions" | head -n 1)  # once for each architecture
     case $package:${version#*:} in
       linux-*) exact="$exact $package" ;;
       *:"$wanted"*) exact="$exact $package=$version" ;;
@@ -196,6 +231,7 @@ asked_for() {
 install_driver() {
   finish_half_done
   begin_trial
+  put "$pins" "$pins_file"; put "$key" "$keyring"; put "$source" "$sources_file"
   apt update || explain 'the package lists cannot be refreshed; nothing was changed'
   per_kernel=$(kernel_packages) || exit 1
   # shellcheck disable=SC2046,SC2086 # lists of names
@@ -208,17 +244,20 @@ install_driver() {
     fail "with the driver apt would remove what is not the driver's ($foreign); nothing was changed: remove or upgrade that first"
 
   installed > "$work/before"
-  mkdir -p "$state"; touch "$state/added" "$state/held"
-  cp "$state/added" "$work/added_before"
+  begin_state
+  cp "$state/added" "$state/replaced" "$work"
   # beforehand: what is there after a power cut has to be taken away some day, too
   names > "$work/now"
-  sed -En 's/^Inst ([^ ]+).*/\1/p' "$work/log" | sort -u | comm -13 "$work/now" - | sort -u - "$state/added" > "$work/added"
-  cp "$work/added" "$state/added"
-  apt -y --allow-downgrades --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
-    install "$@"
+  sed -En 's/^Inst ([^ ]+).*/\1/p' "$work/log" | sort -u | comm -13 "$work/now" - | sort -u - "$work/added" |
+    remember added || exit 1
+  # of somebody else's driver, each package as it was first
+  sed -En 's/^(Inst|Remv|Purg) ([^ ]+) \[([^]]+)\].*/\2|\3/p' "$work/log" | grep -E "$ours" |
+    awk -F '|' 'NF == 1 {ours[$1]; next} !($1 in ours) && $1 != "dkms" && !seen[$1]++' "$work/added" "$work/replaced" - |
+    remember replaced || exit 1
+  apt -y --allow-downgrades --no-install-recommends install "$@"
   rc=$?
   if [ "$rc" != 0 ] && installed | cmp -s - "$work/before" && [ -z "$(dpkg --audit 2>&1)" ]; then
-    cp "$work/added_before" "$state/added"
+    remember added < "$work/added"; remember replaced < "$work/replaced"
     explain 'the driver could not be installed, nothing was changed'
   fi
   keep_trial
@@ -227,6 +266,17 @@ install_driver() {
   cp "$work/install.log" "$work/log"
   [ "$rc" = 0 ] || explain 'the driver could not be installed'
   [ "$prefix" != linux-headers- ] || build_missing_modules
+}
+
+# What nvidia_state=absent goes by: packages that came (added), somebody else's that were replaced, with their versions (replaced),
+# what was put on hold (held), and what had been on hold before (held_before) or installed for others' sake (auto).
+begin_state() {
+  [ ! -e "$state/added" ] || return 0
+  began_state=yes
+  mkdir -p "$state"
+  remember held_before < "$work/trial/holds"
+  apt-mark showauto | sort -u | remember auto || exit 1
+  for file in held replaced added; do remember "$file" < /dev/null; done
 }
 
 # A kernel whose headers came after the driver has no module yet.
@@ -248,37 +298,57 @@ put_on_hold() {
       '{version = $2; sub(/^[0-9]+:/, "", version)} $1 ~ ours && $1 != "dkms" && index(version, wanted) == 1 {print $1}')
   fi
   names > "$work/now"
-  # shellcheck disable=SC2086
-  both=$(printf '%s\n' $1 $new | sort -u | comm -12 - "$work/now")
-  # shellcheck disable=SC2086
-  [ -z "$both" ] || apt-mark -q hold $both > /dev/null
-  printf '%s\n' "$new" | sort -u - "$state/held" | sed '/^$/d' > "$work/held" && cp "$work/held" "$state/held"
+  # shellcheck disable=SC2046,SC2086
+  hold $(printf '%s\n' $1 $new | sort -u | comm -12 - "$work/now")
+  printf '%s\n' "$new" | sort -u - "$state/held" | sed '/^$/d' | remember held || exit 1
 }
 
 remove_driver() {
   [ -e "$state/added" ] || return 0
   finish_half_done
-  # shellcheck disable=SC2046
-  [ ! -s "$state/held" ] || apt-mark -q unhold $(names | comm -12 - "$state/held") > /dev/null
+  begin_trial
+  rm -f "$pins_file"
   names | comm -12 - "$state/added" > "$work/going"
-  if [ -s "$work/going" ]; then
-    foreign=$(beyond "$work/going")
-    if [ -n "$foreign" ]; then
-      grep -E "$ours" "$work/going" > "$work/driver"
-      say "note: what came with the driver and others need now stays ($foreign)"
-      mv "$work/driver" "$work/going"
-      foreign=$(beyond "$work/going")
-      [ -z "$foreign" ] || fail "other packages need the driver ($foreign): remove them first; nothing was changed"
-    fi
-    # shellcheck disable=SC2046
-    apt -y purge $(cat "$work/going") || explain 'the driver could not be removed'
+  grep -E "$ours" "$work/going" > "$work/driver"
+  back=$(tr '|' '=' < "$state/replaced")
+  [ -z "$back" ] || apt update || say 'note: the package lists could not be refreshed'
+  if more=$(beyond "$work/going") && [ -z "$more" ]; then :
+  elif foreign=$(beyond "$work/driver"); then
+    [ -z "$foreign" ] || fail "other packages need the driver ($foreign): remove them first; no package was changed"
+    say "note: what came with the driver and others need now stays ($more)"
+    mv "$work/driver" "$work/going"
+  elif [ -n "$back" ]; then
+    # shellcheck disable=SC2086
+    say 'warning: the driver that was here before cannot be brought back, since no package source has it any more; the one that is' \
+      'installed stays and is yours now. Once a source has it: apt-get install --allow-downgrades' $back
+    back=; : > "$work/going"
+  else
+    explain 'the driver cannot be removed, nothing was changed'
   fi
+  if [ -n "$back" ] || [ -s "$work/going" ]; then
+    # shellcheck disable=SC2046
+    apt -y $(exchange "$work/going") || explain 'the driver could not be removed'
+  fi
+  keep_trial
+  # the holds that were there without us
+  names > "$work/now"
+  # shellcheck disable=SC2046
+  hold $(comm -23 "$work/kept/holds" "$state/held" | sort -u - "$state/held_before" | comm -12 - "$work/now")
+  auto=$(cut -d '|' -f 1 "$state/replaced" | sort -u | comm -12 - "$state/auto" | comm -12 - "$work/now")
+  # shellcheck disable=SC2086
+  [ -z "$auto" ] || apt-mark -q auto $auto > /dev/null
 }
 
-# What a removal of the packages in the file $1 would remove beyond them.
+# apt-get's words for: the packages in the file $1 go, and those in $back come back in their versions.
+exchange() {
+  printf '%s ' --allow-downgrades --no-install-recommends --purge install "${back-}"; sed 's/$/-/' "$1"
+}
+
+# What an exchange would remove beyond the packages in the file $1; fails where apt cannot do it.
 beyond() {
   # shellcheck disable=SC2046
-  apt-get -q -s -y purge $(cat "$1") 2>/dev/null | sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' | sort -u | comm -23 - "$1" | tr '\n' ' '
+  apt-get -q -s -y $(exchange "$1") > "$work/log" 2>&1 || return
+  sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | sort -u | comm -23 - "$1" | paste -s -d ' '
 }
 
 # Initial RAM disks that are older than the blacklist still hold nouveau.
@@ -306,9 +376,10 @@ driver_status() {
   echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
   echo "service=$(systemctl is-active vllm.service 2>/dev/null)"
   if command -v nvidia-smi >/dev/null; then
-    said=$(timeout -k 2 30 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>&1); rc=$?
-    [ "$rc" -lt 124 ] || said='nvidia-smi did not answer within 30 s'
-    echo "smi_rc=$rc"; echo "smi=$(printf %s "$said" | tr '\n' ' ')"
+    said=$(bounded 30 sh -c 'nvidia-smi --query-gpu=driver_version --format=csv,noheader; echo "rc=$?"') ||
+      said='nvidia-smi did not answer within 30 s
+rc=124'
+    echo "smi_rc=${said##*rc=}"; echo "smi=$(printf %s "${said%rc=*}" | tr '\n' ' ')"
   fi
 }
 

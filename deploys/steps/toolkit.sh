@@ -7,7 +7,7 @@ has_specification() { grep -Eqs 'kind"?: *"?nvidia.com/gpu' /etc/cdi/*.yaml /etc
 install_toolkit() {
   finish_half_done
   passing_source
-  set -- -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$work/lists"
+  set -- -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$lists"
   apt "$@" update || explain 'the package lists cannot be refreshed; nothing was changed'
   apt-get -q -s -y "$@" --no-install-recommends install "$package" > "$work/log" 2>&1 ||
     explain "apt cannot install $package, nothing was changed"

@@ -89,10 +89,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             yield machine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def bare(machine: Machine) -> tuple[set[str], set[str]]:
-    """Packages and files of that host before anything was done; each module of tests leaves it so."""
-    return machine.packages(), machine.files()
+    """Packages and files of that host before anything was done."""
+    return machine.bare
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ class Machine:
     def __init__(self, deployment: Deployment, repository: NvidiaRepository) -> None:
         self.deployment = deployment
         self.repository = repository
+        self.bare: tuple[set[str], set[str]] = (set(), set())
+        """Packages and files before anything was done; each module of tests leaves it so."""
 
     def deploy(
         self, *words: str, check: bool = True, dry: bool = False, job: str = "driver", **data: Any
@@ -141,13 +143,15 @@ def machine_with_card(directory: Path, reports: Path, repository: NvidiaReposito
     machine = Machine(Deployment(directory, reports), repository)
     # what Debian's installer leaves, and what a user adds: a kernel that follows updates, sudo, unattended-upgrades
     Package("linux-image-amd64", "99:1").build(root / "root")
-    machine.ssh("dpkg -i /root/linux-image-amd64_*.deb && apt-get update -qq")
-    fast = "apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-unsafe-io"
-    machine.ssh(f"{fast} sudo unattended-upgrades > /root/apt.log 2>&1")
+    machine.ssh("echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/lab && dpkg -i /root/linux-image-amd64_*.deb && apt-get update -qq")
+    machine.ssh("apt-get install -y -qq --no-install-recommends sudo unattended-upgrades > /root/apt.log 2>&1")
+    # all else comes from repositories of the tests; the distribution's lists would take most of apt's time
+    machine.ssh("rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*_*")
     machine.ssh("useradd -m -s /bin/bash admin && cp -r /root/.ssh ~admin/ && touch ~admin/.sudo_as_admin_successful")
     machine.ssh("chown -R admin: ~admin")
     machine.ssh("echo 'admin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/admin")
     with switched_on_again(directory):
         machine.restart()
+        machine.bare = machine.packages(), machine.files()
         yield machine
     hosts.down(directory=directory)

@@ -280,6 +280,25 @@ class NvidiaRepository:
             package.build(self.folder)
         self.sign()
 
+    def withdraw(self, pattern: str) -> None:
+        """Take packages away."""
+        for path in self.folder.glob(pattern):
+            path.unlink()
+        self.sign()
+
+    @contextmanager
+    def lacking(self, pattern: str) -> Iterator[None]:
+        """Take packages away until the block ends."""
+        contents = {path: path.read_bytes() for path in self.folder.glob(pattern)}
+        assert contents
+        self.withdraw(pattern)
+        try:
+            yield
+        finally:
+            for path, content in contents.items():
+                path.write_bytes(content)
+            self.sign()
+
     def sign(self) -> None:
         """Index what lies in the folder, and sign the index."""
         root = self.folder if self.suite == "/" else self.folder / "dists" / self.suite

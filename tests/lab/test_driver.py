@@ -6,17 +6,24 @@ apt resolves against a repository of the test's own. The tests build on each oth
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from deployment import changed
 from driver_machine import Machine
-from nvidia_repository import KERNEL, NEXT_KERNEL, VERSIONS, driver_packages, kernel_update, make_key
+from nvidia_repository import KERNEL, NEXT_KERNEL, VERSIONS, Package, driver_packages, kernel_update, make_key
 
 pytestmark = pytest.mark.lab
 Bare = tuple[set[str], set[str]]
 EVEN_NEWER_580 = "580.126.09"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def updates_end_here(machine: Machine) -> Iterator[None]:
+    yield
+    for pattern in (f"linux-*-{NEXT_KERNEL}_*", "linux-*-amd64_99%3a2_*", f"*_{EVEN_NEWER_580}-1_*"):
+        machine.repository.withdraw(pattern)
 
 
 def test_dry_run_shows_the_plan_and_touches_nothing(machine: Machine, bare: Bare) -> None:
@@ -35,17 +42,8 @@ def test_dry_run_of_the_main_job_shows_the_driver_first(machine: Machine) -> Non
 # --- a first installation that fails leaves nothing behind
 
 
-@contextmanager
-def without_headers(machine: Machine) -> Iterator[None]:
-    (headers,) = machine.repository.folder.glob(f"linux-headers-{KERNEL}_*.deb")
-    content = headers.read_bytes()
-    headers.unlink()
-    machine.repository.sign()
-    try:
-        yield
-    finally:
-        headers.write_bytes(content)
-        machine.repository.sign()
+def without_headers(machine: Machine) -> AbstractContextManager[None]:
+    return machine.repository.lacking(f"linux-headers-{KERNEL}_*.deb")
 
 
 @contextmanager
@@ -69,8 +67,16 @@ def no_room_for_archives(machine: Machine) -> Iterator[None]:
 
 
 @contextmanager
-def nothing(machine: Machine) -> Iterator[None]:
-    yield
+def no_room_to_remember(machine: Machine) -> Iterator[None]:
+    machine.ssh("mkdir /var/lib/bringup && mount -t tmpfs -o size=4k tmpfs /var/lib/bringup")
+    try:
+        yield
+    finally:
+        machine.ssh("umount /var/lib/bringup && rmdir /var/lib/bringup")
+
+
+def nothing(machine: Machine) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 FAULTS = {
@@ -79,14 +85,15 @@ FAULTS = {
     "no-headers": (without_headers, {}, f"no package source of the host has linux-headers-{KERNEL}"),
     "lying-mirror": (lying_mirror, {}, "the mirror delivers other files than its own index names"),
     "disk-full": (no_room_for_archives, {}, "the disk is full: make room and run this again"),
+    "disk-full-for-ours": (no_room_to_remember, {}, "cannot be written: is the disk full?"),
 }
 
 
 @pytest.mark.parametrize(("fault", "setting", "said"), FAULTS.values(), ids=FAULTS)
 def test_first_installation_that_fails_leaves_nothing(
-    machine: Machine, bare: Bare, fault: Callable[[Machine], Iterator[None]], setting: dict[str, str], said: str
+    machine: Machine, bare: Bare, fault: Callable[[Machine], AbstractContextManager[None]], setting: dict[str, str], said: str
 ) -> None:
-    with fault(machine):  # type: ignore[attr-defined]
+    with fault(machine):
         run = machine.deploy(check=False, nvidia_repository=machine.repository.setting(**setting))
     assert run.returncode == 1
     assert said in run.stderr
@@ -216,6 +223,21 @@ def test_version_that_is_not_there_leaves_everything(machine: Machine) -> None:
 
 
 # --- and taken away
+
+
+def test_driver_that_others_need_stays_as_it_is(machine: Machine) -> None:
+    Package("theirs", "1", ("Depends: nvidia-driver-cuda",)).build(machine.deployment.host().root / "root")
+    machine.ssh("dpkg -i /root/theirs_*.deb && rm /root/theirs_*.deb")
+
+    def driver() -> tuple[set[str], str]:
+        return machine.packages(), machine.ssh("apt-mark showhold; cat /etc/apt/preferences.d/bringup-nvidia")
+
+    before = driver()
+    run = machine.deploy(check=False, nvidia_state="absent")
+    assert run.returncode == 1
+    assert "other packages need the driver (theirs): remove them first" in run.stderr
+    assert driver() == before
+    machine.ssh("dpkg -P theirs")
 
 
 def test_absent_leaves_no_trace(machine: Machine, bare: Bare) -> None:

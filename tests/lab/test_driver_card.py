@@ -3,7 +3,7 @@
 import pytest
 from deployment import changed
 from driver_machine import Machine
-from nvidia_repository import KERNEL, VERSIONS
+from nvidia_repository import KERNEL, NEWER_580, VERSIONS
 
 pytestmark = pytest.mark.lab
 Bare = tuple[set[str], set[str]]
@@ -72,7 +72,6 @@ def test_toolkit_is_installed_beside_another_one_that_stays_the_default(machine:
 
 
 def test_driver_is_read_back_from_the_running_machine(machine: Machine) -> None:
-    machine.ssh("apt-get -q update && apt-get -q -y --no-install-recommends install python3")
     run = machine.deploy(nvidia_driver=VERSIONS[580])  # another than runs, or nothing was to be read back
     for line in (
         f"ok      driver {machine.loaded()}: module, nvidia-smi and packages agree",
@@ -84,17 +83,46 @@ def test_driver_is_read_back_from_the_running_machine(machine: Machine) -> None:
     assert machine.ssh("ls /run | grep bringup-gpu || true") == ""
 
 
-def test_toolkit_for_somebody_elses_driver_leaves_no_source_of_drivers(machine: Machine, bare: Bare) -> None:
+# --- beside a driver that somebody else installed
+
+
+def test_driver_of_somebody_else_comes_back(machine: Machine, bare: Bare) -> None:
     machine.deploy(nvidia_state="absent")
-    theirs = "/etc/apt/sources.list.d/theirs.list"
+    theirs, old = "/etc/apt/sources.list.d/theirs.list", VERSIONS[570]
     machine.ssh(
         f"echo 'deb [trusted=yes] {machine.repository.uri} /' > {theirs} && apt-get -q update && "
-        "apt-get -q -y install nvidia-driver-cuda=580.95.05-1 libnvidia-compute=580.95.05-1 nvidia-kernel-open-dkms=580.95.05-1 "
+        f"apt-get -q -y install nvidia-driver-cuda={old}-1 libnvidia-compute={old}-1 nvidia-kernel-open-dkms={old}-1 "
         f"linux-headers-{KERNEL} && echo 'blacklist nouveau' > /etc/modprobe.d/theirs.conf && update-initramfs -u -k {KERNEL} && "
-        f"rm {theirs} && apt-get -q update"
+        f"rm {theirs} && apt-get -q update && apt-mark auto libnvidia-compute && apt-mark hold nvidia-driver-cuda"
     )
     machine.restart()
-    assert machine.loaded() == "580.95.05"
+
+    def state() -> tuple[set[str], set[str], str]:
+        return machine.packages(), machine.files(), machine.ssh("apt-mark showhold; echo; apt-mark showauto")
+
+    before = state()
+    machine.deploy()
+    assert machine.loaded() == NEWER_580
+    machine.deploy(nvidia_state="absent")
+    assert machine.loaded() == old
+    assert state() == before
+    assert changed(machine.deploy("--json", nvidia_state="absent")) == []
+
+
+def test_driver_of_somebody_else_that_is_no_longer_to_be_had_is_told(machine: Machine) -> None:
+    machine.deploy()
+    boot = machine.boot_id()
+    with machine.repository.lacking(f"*_{VERSIONS[570]}-1_*"):
+        run = machine.deploy(nvidia_state="absent")
+    assert "the driver that was here before cannot be brought back" in run.stderr
+    assert f"nvidia-driver-cuda={VERSIONS[570]}-1" in run.stderr
+    assert f"driver {NEWER_580} runs, which is not bringup's" in run.stderr
+    assert (machine.loaded(), machine.boot_id()) == (NEWER_580, boot)
+    assert machine.ssh("apt-mark showhold").split() == ["nvidia-driver-cuda"]  # theirs
+    assert not [path for path in machine.files() if "bringup" in path and "driver" in path]
+
+
+def test_toolkit_for_somebody_elses_driver_leaves_no_source_of_drivers(machine: Machine, bare: Bare) -> None:
     driver = {line for line in machine.packages() if "nvidia" in line}
     machine.deploy(cuda_toolkit="always")
     assert machine.ssh("/usr/local/cuda-13.0/bin/nvcc").strip() == "release 13.0"
@@ -103,8 +131,9 @@ def test_toolkit_for_somebody_elses_driver_leaves_no_source_of_drivers(machine: 
     assert "590" not in machine.ssh("apt-get -q update; apt-cache policy nvidia-driver-cuda")
     assert changed(machine.deploy("--json", cuda_toolkit="always")) == []
     machine.deploy(nvidia_state="absent")
-    assert {line for line in machine.packages() if "cuda" in line or "cublas" in line} == {"nvidia-driver-cuda=580.95.05-1"}
+    assert {line for line in machine.packages() if "cuda" in line or "cublas" in line} == {f"nvidia-driver-cuda={NEWER_580}-1"}
     assert "/var/lib/bringup" not in machine.files()
+    machine.ssh("apt-mark unhold nvidia-driver-cuda")
     machine.ssh("apt-get -q -y autoremove --purge '.*nvidia.*' '^linux-headers-.*' dkms && rm /etc/modprobe.d/theirs.conf")
     machine.ssh(f"update-initramfs -u -k {KERNEL}")
     machine.restart()

@@ -6,11 +6,12 @@ what is served.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from deployment import changed
 from driver_machine import Machine
-from nvidia_repository import OTHER_KERNEL, VERSIONS
+from nvidia_repository import NEWER_580, OTHER_KERNEL, VERSIONS, Package
 
 pytestmark = pytest.mark.lab
 EXACT = VERSIONS[580]
@@ -90,23 +91,44 @@ def test_disk_that_is_full_half_way(machine: Machine) -> None:
     assert main_pid(machine) == pid != "0"
 
 
-def test_installation_goes_on_when_the_connection_is_cut(machine: Machine) -> None:
-    machine.ssh("touch /etc/dkms-waits")
-    cut = machine.start(nvidia_driver=EXACT)
+@contextmanager
+def cut_while_it_builds(machine: Machine, version: str) -> Iterator[None]:
+    """A run whose control machine is gone while the host builds the module, which lasts until the block ends."""
+    machine.ssh("rm -f /run/dkms-is-building; touch /etc/dkms-waits")
+    cut = machine.start(nvidia_driver=version)
     try:
         machine.wait_until("test -e /run/dkms-is-building")
+        cut.kill()
+        # sshd has noticed
+        machine.wait_until("test $(pgrep -c sshd) -le 3")
+        yield
     finally:
         cut.kill()
         cut.wait()
-    # sshd has noticed
-    machine.wait_until("test $(pgrep -c sshd) -le 3")
-    machine.ssh("rm /etc/dkms-waits")
+        machine.ssh("rm /etc/dkms-waits")
+
+
+def test_installation_goes_on_when_the_connection_is_cut(machine: Machine) -> None:
+    with cut_while_it_builds(machine, EXACT):
+        pass
     machine.wait_until("! pgrep -x apt-get && ! pgrep -x dpkg")
     assert f"nvidia-kernel-open-dkms={EXACT}-1" in machine.packages()
     assert machine.ssh("dpkg --audit") == ""
     machine.wait_until("apt-mark showhold | grep -q nvidia-driver-cuda")
-    machine.deploy(nvidia_driver=EXACT)
+    assert machine.loaded() == VERSIONS[590]
+
+
+def test_repeated_run_waits_for_one_that_was_cut_and_goes_on(machine: Machine) -> None:
+    with cut_while_it_builds(machine, NEWER_580):
+        repeated = machine.start(nvidia_driver=EXACT)
+        try:
+            machine.wait_until("pgrep -x flock")
+        except AssertionError:
+            repeated.kill()
+            raise
+    assert repeated.wait(timeout=300) == 0
     assert machine.loaded() == EXACT
+    assert changed(machine.deploy("--json", nvidia_driver=EXACT)) == []
 
 
 def test_lock_that_another_program_keeps_is_named(machine: Machine) -> None:
@@ -126,15 +148,14 @@ def test_lock_that_another_program_keeps_is_named(machine: Machine) -> None:
 
 
 def test_half_configured_packages_of_somebody_else_are_finished_first(machine: Machine) -> None:
-    machine.ssh(
-        "mkdir -p /tmp/p/DEBIAN && "
-        "printf 'Package: theirs\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@y>\\nDescription: x\\n' "
-        "> /tmp/p/DEBIAN/control && "
-        " dpkg-deb -b /tmp/p /tmp/p.deb && dpkg --unpack /tmp/p.deb"
-    )
+    settings = (("etc/theirs.conf", b"the package's", 0o644),)
+    Package("theirs", "1", (), settings, (("conffiles", "/etc/theirs.conf\n"),)).build(machine.deployment.host().root / "root")
+    # dpkg would ask whose settings to take
+    machine.ssh("echo mine > /etc/theirs.conf && dpkg --unpack /root/theirs_*.deb && rm /root/theirs_*.deb")
     run = machine.deploy(nvidia_driver=EXACT)
     assert "half installed: theirs" in run.stderr
     assert "theirs=1" in machine.packages()
+    assert machine.ssh("cat /etc/theirs.conf").strip() == "mine"
     assert changed(machine.deploy("--json", nvidia_driver=EXACT)) == []
     machine.ssh("dpkg -P theirs")
 
@@ -151,17 +172,26 @@ def test_other_kernel_without_headers_is_told_and_gets_its_module_with_them(mach
 
 
 def test_nvidia_smi_that_hangs_is_not_waited_for(machine: Machine) -> None:
-    # limits ten times shorter than the step's own, and a program that cannot be ended gently
+    # limits ten times shorter than the step's own, and a program that not even SIGKILL ends, as one in a driver that hangs: frozen
+    stuck = "/run/freezer/stuck"
     scripts = {
-        "timeout": 'shift 2; limit=$1; shift; exec /usr/bin/timeout -k 1 $((limit / 10)) "$@"',
-        "nvidia-smi": "trap '' TERM; while :; do sleep 1; done",
+        "timeout": '[ "$1" = -k ] && shift 2; limit=$1; shift; exec /usr/bin/timeout -k 1 "${limit}e-1" "$@"',
+        "nvidia-smi": f"echo $$ > {stuck}/cgroup.procs; echo FROZEN > {stuck}/freezer.state; while :; do :; done",
     }
+    machine.ssh(f"mkdir /run/freezer && mount -t cgroup -o freezer freezer /run/freezer && mkdir {stuck}")
     for name, script in scripts.items():
         path = machine.deployment.host().root / "usr/local/bin" / name
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
     run = machine.deploy(check=False, nvidia_driver=EXACT)
     machine.ssh("rm /usr/local/bin/timeout /usr/local/bin/nvidia-smi")
+    # all of them were to be killed, and are still there
+    assert (
+        machine.ssh(f"for pid in $(cat {stuck}/cgroup.procs); do grep ^State /proc/$pid/status; done").count("D (disk sleep)") >= 2
+    )
+    machine.ssh(f"echo THAWED > {stuck}/freezer.state")
+    machine.wait_until(f"! grep -q . {stuck}/cgroup.procs")
+    machine.ssh(f"rmdir {stuck} && umount /run/freezer && rmdir /run/freezer")
     assert run.returncode == 1
     said = run.stderr.replace("\n", " ")
     assert re.search("problem: the driver does not answer: .* nvidia-smi did not answer within 15 s", said)

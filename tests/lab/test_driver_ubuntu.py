@@ -43,21 +43,19 @@ def driver_of(machine: Machine) -> set[str]:
 
 def test_distributions_own_packages_switch_branches_by_name(machine: Machine, archive: NvidiaRepository) -> None:
     with ubuntu(machine, archive, "22.04"):
-        machine.deploy(nvidia_repository=None)
-        assert machine.loaded() == VERSIONS[580]
+        for branch in ("580", "590", "580"):
+            machine.deploy(nvidia_repository=None, nvidia_driver=branch)
+            assert machine.loaded() == VERSIONS[int(branch)]
+            names = {
+                f"nvidia-driver-{branch}-server-open",
+                f"nvidia-utils-{branch}-server",
+                f"nvidia-dkms-{branch}-server-open",
+                f"nvidia-kernel-common-{branch}-server",
+                f"libnvidia-compute-{branch}-server",
+            }
+            assert driver_of(machine) == names
+            assert set(machine.ssh("apt-mark showhold").split()) == names
         assert changed(machine.deploy("--json", nvidia_repository=None)) == []
-        machine.deploy(nvidia_repository=None, nvidia_driver="590")
-        assert machine.loaded() == VERSIONS[590]
-        assert changed(machine.deploy("--json", nvidia_repository=None, nvidia_driver="590")) == []
-        names = {
-            "nvidia-driver-590-server-open",
-            "nvidia-utils-590-server",
-            "nvidia-dkms-590-server-open",
-            "nvidia-kernel-common-590-server",
-            "libnvidia-compute-590-server",
-        }
-        assert driver_of(machine) == names
-        assert set(machine.ssh("apt-mark showhold").split()) == names
 
 
 def test_secure_boot_takes_signed_modules_of_the_same_version_as_the_rest(machine: Machine, archive: NvidiaRepository) -> None:

@@ -1,10 +1,15 @@
 """From an installed driver to one that runs: what is done next, for every state that a host may be in."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
+from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from bringup.plan.driver import DriverPlan
 from bringup.plan.driver_activation import activation, why_not_loaded
 from bringup.probe.driver_status import parse_driver_status
+from deploys.activation import ActivateCommand
 
 PRESENT = DriverPlan(state="present", branch=580, why="a test")
 ABSENT = DriverPlan(state="absent", branch=0, why="a test")
@@ -36,9 +41,13 @@ def test_next_thing_to_do(text: str, step: str, said: str) -> None:
     assert said in due.why
 
 
-@pytest.mark.parametrize(("loaded", "step"), [("", "done"), (NEW, "reboot")])
-def test_after_a_removal(loaded: str, step: str) -> None:
-    assert activation(ABSENT, parse_driver_status(f"{HOST}loaded={loaded}\ninstalled=")).step == step
+@pytest.mark.parametrize(
+    ("loaded", "installed", "step"),
+    [("", "", "done"), (NEW, "", "reboot"), (NEW, OLD, "reboot"), (OLD, OLD, "done")],
+    ids=["nothing-left", "still-loaded", "somebody-elses-is-back", "somebody-elses-runs-again"],
+)
+def test_after_a_removal(loaded: str, installed: str, step: str) -> None:
+    assert activation(ABSENT, parse_driver_status(f"{HOST}loaded={loaded}\ninstalled={installed}")).step == step
 
 
 def test_service_that_runs_is_seen() -> None:
@@ -49,6 +58,40 @@ def test_service_that_runs_is_seen() -> None:
 def test_host_that_says_nothing_is_no_status() -> None:
     with pytest.raises(ValueError, match="did not tell"):
         parse_driver_status("sh: 1: Syntax error")
+
+
+class HangingHost:
+    """A host that answers some commands, and hangs in all others as long as somebody waits."""
+
+    def __init__(self, answers: Mapping[str, str]) -> None:
+        self.answers = answers
+        self.said = ""
+        self.connector = None
+
+    def run_shell_command(self, command: Any, _timeout: int | None = None, **_: Any) -> tuple[bool, CommandOutput]:
+        answer = self.answers.get(str(command))
+        if answer is not None:
+            return True, CommandOutput([OutputLine("stdout", line) for line in answer.splitlines()])
+        assert _timeout is not None
+        raise TimeoutError
+
+    def log(self, text: str, *_: Any) -> None:
+        self.said += text
+
+
+HANGS: dict[str, tuple[dict[str, str], str]] = {
+    "status": ({}, "the host did not tell the state of its driver within 120 s"),
+    "modprobe": ({"status": f"{HOST}loaded=\ninstalled={NEW}"}, "the module was not loaded within 300 s"),
+    "garbage": ({"status": "sh: 1: Syntax error"}, "did not tell"),
+}
+
+
+@pytest.mark.parametrize(("answers", "said"), HANGS.values(), ids=HANGS)
+def test_host_that_hangs_fails_alone(answers: dict[str, str], said: str) -> None:
+    host = HangingHost(answers)
+    ok, _ = ActivateCommand("status", PRESENT).execute(None, host, {})  # type: ignore[arg-type]
+    assert not ok
+    assert said in host.said
 
 
 NOT_LOADED = {

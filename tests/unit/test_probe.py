@@ -23,7 +23,7 @@ from bringup.hardware import HostFacts
 from bringup.plan import make_plan
 from bringup.plan.preflight import host_blockers, plan_blockers
 from bringup.probe.host import parse_host
-from bringup.probe.sections import probe_script, split_sections
+from bringup.probe.sections import bounded_function, probe_script, split_sections
 from bringup.recording import recording_named, shipped_recordings
 from bringup.settings import Settings
 from tests.unit.machines import NOW_UNIX_S, bare_workstation, recording
@@ -132,6 +132,17 @@ def test_script_is_sound_posix_shell(check: list[str]) -> None:
         pytest.skip(f"{check[0]} is not installed")
     done = subprocess.run([*check, str(SCRIPT)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_program_that_keeps_its_output_open_is_not_waited_for() -> None:
+    # as one that cannot be killed does
+    script = f"{bounded_function()}\nbounded 1 sh -c 'echo before; sleep 5 & exit 3'; echo $?"
+    assert subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True).stdout.split() == ["before", "124"]
+
+
+def test_program_that_ends_in_time_is_shown_whole() -> None:
+    script = f"{bounded_function()}\nbounded 60 sh -c 'echo said; echo failed >&2; exit 3'; echo $?"
+    assert subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True).stdout.split() == ["said", "failed", "0"]
 
 
 # --- recordings and real output
