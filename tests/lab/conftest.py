@@ -67,7 +67,9 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         image = ensure_engine_image(lab_dir(), Console(stderr=True))
         settings = {"runtime": "container", "container_image": "localhost/vllm-cpu:test"}
         podman = Deployment(directory, tmp_path_factory.mktemp("reports"), settings)
-        podman.ssh("apt-get update -q && apt-get install -yq --no-install-recommends podman docker-registry")
+        # the test runs it on a port of its own; the host shares this machine's network
+        podman.ssh("systemctl mask -q docker-registry && apt-get update -q")
+        podman.ssh("apt-get install -yq --no-install-recommends podman docker-registry")
         script = f'podman import --change "ENV PATH={ENGINE}/bin:/usr/bin:/bin" - {settings["container_image"]}'
         command = ssh_command(read_state(directory), podman.host())
         with image.open("rb") as packed:

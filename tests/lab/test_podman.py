@@ -16,6 +16,7 @@ from served import STOP_LIMIT_S, Service
 
 from bringup.catalog import load_catalog
 from bringup.hardware import HostFacts
+from bringup.lab import container, hosts
 from bringup.lab.container import ssh_command
 from bringup.lab.state import read_state
 from bringup.openpgp import dearmored
@@ -128,6 +129,15 @@ def test_answer_that_is_running_ends_before_a_stop(podman: Deployment, service: 
     assert (service.processes(), podman.ssh("podman ps -aq")) == (set(), "")
 
 
+def test_host_that_boots_serves_again(podman: Deployment, service: Service) -> None:
+    podman.ssh("systemctl poweroff", check=False)
+    service.wait(lambda: not container.is_up(podman.host()), STOP_LIMIT_S, "the host is off")
+    hosts.up(1, podman.directory)
+    service.wait_until_active()
+    assert service.answer() == "length"
+    assert podman.diff().returncode == 0
+
+
 # --- images
 
 
@@ -138,7 +148,7 @@ def registry(podman: Deployment) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     config = {"version": 0.1, "storage": {"filesystem": {"rootdirectory": "/srv/registry"}}, "http": {"addr": address}}
-    podman.ssh(f"cat > /root/registry.yml <<'end'\n{json.dumps(config)}\nend\nsystemctl stop docker-registry")
+    podman.ssh(f"cat > /root/registry.yml <<'end'\n{json.dumps(config)}\nend")
     podman.ssh("systemd-run --unit=registry docker-registry serve /root/registry.yml")
     podman.ssh(f"timeout 20 sh -c 'until ss -Hltn | grep -q {address}; do sleep 0.1; done'")
     yield address
