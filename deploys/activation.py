@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from paramiko import SSHException
 from pyinfra import logger
 from pyinfra.api import Host, StringCommand
 from pyinfra.api.exceptions import ConnectError
@@ -137,7 +138,8 @@ class ActivateCommand(StringCommand):
                 host.connector.connect()
                 host.connected = True
                 status = self._status(host, connector_arguments)
-            except (ConnectError, ValueError, OSError):
+            # a host on its way down may take a connection and drop it before the question
+            except (ConnectError, ValueError, OSError, EOFError, SSHException):
                 host.disconnect()
                 continue
             if status.boot_id != before.boot_id:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from paramiko import SSHException
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from bringup.plan.driver import DriverPlan
@@ -92,6 +94,35 @@ def test_host_that_hangs_fails_alone(answers: dict[str, str], said: str) -> None
     ok, _ = ActivateCommand("status", PRESENT).execute(None, host, {})  # type: ignore[arg-type]
     assert not ok
     assert said in host.said
+
+
+class RebootingHost(HangingHost):
+    """A host that drops the first connection of its way down, and answers with another boot id from then on."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.connector = Mock()  # type: ignore[assignment]
+        self.disconnect = Mock()
+        self.restarted = 0
+
+    def run_shell_command(self, command: Any, _timeout: int | None = None, **_: Any) -> tuple[bool, CommandOutput]:
+        if "systemctl reboot" in str(command):
+            self.restarted = 1
+        elif self.restarted == 1:
+            self.restarted = 2
+            raise SSHException("Channel is not open")
+        status = (
+            f"kernel=x\nboot_id={self.restarted}\nloaded={NEW if self.restarted else OLD}\ninstalled={NEW}\nsmi_rc=0\nsmi={NEW}"
+        )
+        return True, CommandOutput([OutputLine("stdout", line) for line in status.splitlines()])
+
+
+def test_connection_that_a_host_drops_on_its_way_down_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploys.activation._NO_ANSWER_S", 0)
+    host = RebootingHost()
+    ok, _ = ActivateCommand("status", PRESENT).execute(None, host, {})  # type: ignore[arg-type]
+    assert ok, host.said
+    assert (host.restarted, f"driver {NEW} runs" in host.said) == (2, True)
 
 
 NOT_LOADED = {
