@@ -1,5 +1,5 @@
 # `make` lists what there is. Each target sets up what it needs by itself and is safe to repeat.
-.PHONY: help setup demo test unit pages example-reports lab test-vm test-driver test-vm-driver test-vm-tuning lint bench bench-smoke bench-tuning clean test-soak test-service test-podman
+.PHONY: help setup demo test unit pages example-reports lab test-vm test-driver test-vm-driver test-vm-tuning lint bench bench-smoke bench-tuning clean test-soak test-service test-podman test-rented
 
 BIN := .venv/bin
 
@@ -11,6 +11,7 @@ help:
 	@echo "make lab     the tests on throw-away hosts alone"
 	@echo "make test-driver the NVIDIA driver's step on throw-away hosts (about five minutes; not part of make test yet)"
 	@echo "make test-service kill tests of the service, TLS, tokens, limits on a VM (about ten minutes; not part of make test yet)"
+	@echo "make test-rented a host like a rented container, without systemd (not part of make test until it has run in one go)"
 	@echo "make test-podman the engine in a container, on a host with Debian 13 and Podman (about ten minutes; not part of make test)"
 	@echo "make test-soak fifty restarts of the service in a row (half an hour; not part of make test)"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
@@ -47,13 +48,16 @@ example-reports: setup
 	@$(BIN)/bringup report html docs/reports/*.json -o docs/reports/fleet.html
 
 lab: setup
-	$(BIN)/pytest tests/lab --ignore=tests/lab/test_soak.py --ignore=tests/lab/test_podman.py
+	$(BIN)/pytest tests/lab --ignore=tests/lab/test_soak.py --ignore=tests/lab/test_podman.py --ignore=tests/lab/test_container.py
 
 # not part of make test until they have run in one go
 NOT_YET := tests/lab/test_service.py tests/lab/test_exposure.py tests/vm/test_service.py
 
 test-service: setup
 	$(BIN)/pytest $(NOT_YET)
+
+test-rented: setup
+	$(BIN)/pytest tests/lab/test_container.py
 
 test-podman: setup
 	$(BIN)/pytest tests/lab/test_podman.py
@@ -75,7 +79,7 @@ test-vm-driver: setup
 
 # one run of pytest, so that its last lines name everything that was skipped, and why
 test: lint
-	$(BIN)/pytest tests/unit tests/browser tests/lab tests/vm $(patsubst %,--ignore=%,$(wildcard tests/lab/test_driver*.py)) --ignore=tests/vm/test_driver.py --ignore=tests/lab/test_soak.py --ignore=tests/lab/test_podman.py --ignore=tests/vm/test_tuning.py $(patsubst %,--ignore=%,$(NOT_YET))
+	$(BIN)/pytest tests/unit tests/browser tests/lab tests/vm $(patsubst %,--ignore=%,$(wildcard tests/lab/test_driver*.py)) --ignore=tests/vm/test_driver.py --ignore=tests/lab/test_soak.py --ignore=tests/lab/test_podman.py --ignore=tests/lab/test_container.py --ignore=tests/vm/test_tuning.py $(patsubst %,--ignore=%,$(NOT_YET))
 	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
 	@echo "Next: make demo"
 
