@@ -12,7 +12,7 @@ help:
 	@echo "make test-driver the NVIDIA driver's step on throw-away hosts (about five minutes; not part of make test yet)"
 	@echo "make test-service kill tests of the service, TLS, tokens, limits on a VM (about ten minutes; not part of make test yet)"
 	@echo "make test-rented a host like a rented container, without systemd (not part of make test until it has run in one go)"
-	@echo "make test-podman the engine in a container, on a host with Debian 13 and Podman (about ten minutes; not part of make test)"
+	@echo "make test-podman the engine in a container, on a host with Debian 13 and Podman (half an hour on a busy machine; not part of make test)"
 	@echo "make test-soak fifty restarts of the service in a row (half an hour; not part of make test)"
 	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
 	@echo "make test-vm-driver Debian's own NVIDIA driver in a virtual machine, with a real DKMS build; never run to its end yet (not part of make test)"
