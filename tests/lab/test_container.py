@@ -97,7 +97,7 @@ def test_verify_finds_the_server_and_what_was_changed_by_hand(rented: Rented) ->
     assert stopped.returncode == 2
     assert "/var/log/bringup/vllm.log says why it is inactive" in stopped.stdout
     assert rented.processes() == set()
-    rented.deployment.deploy(smoke="never")
+    rented.deployment.deploy()
     assert rented.deployment.verify().returncode == 0
 
 
