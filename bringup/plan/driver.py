@@ -166,7 +166,14 @@ def _absence(facts: HostFacts, settings: Settings) -> DriverPlan | None:
             "users went elsewhere"
         )
     why = "nvidia_state is absent: what bringup installed is taken away"
-    return DriverPlan(state="absent", branch=0, reboot=settings.reboot, why=why, blockers=tuple(blockers))
+    return DriverPlan(
+        state="absent",
+        branch=0,
+        boot_wait_s=settings.boot_wait_s,
+        reboot=settings.reboot,
+        why=why,
+        blockers=tuple(blockers),
+    )
 
 
 def _begins(version: str, wanted: str) -> bool:

@@ -314,9 +314,13 @@ remove_driver() {
   [ -z "$back" ] || apt update || say 'note: the package lists could not be refreshed'
   if more=$(beyond "$work/going") && [ -z "$more" ]; then :
   elif foreign=$(beyond "$work/driver"); then
+    # shellcheck disable=SC2086
+    foreign=$(printf '%s\n' $foreign | comm -23 - "$work/going" | paste -s -d ' ')
     [ -z "$foreign" ] || fail "other packages need the driver ($foreign): remove them first; no package was changed"
-    say "note: what came with the driver and others need now stays ($more)"
-    mv "$work/driver" "$work/going"
+    unneeded > "$work/unneeded" || explain 'the driver cannot be removed, nothing was changed'
+    staying=$(comm -23 "$work/going" "$work/unneeded" | paste -s -d ' ')
+    [ -z "$staying" ] || say "note: what came with the driver and others need now ($more) stays: $staying"
+    mv "$work/unneeded" "$work/going"
   elif [ -n "$back" ]; then
     # shellcheck disable=SC2086
     say 'warning: the driver that was here before cannot be brought back, since no package source has it any more; the one that is' \
@@ -337,6 +341,19 @@ remove_driver() {
   auto=$(cut -d '|' -f 1 "$state/replaced" | sort -u | comm -12 - "$state/auto" | comm -12 - "$work/now")
   # shellcheck disable=SC2086
   [ -z "$auto" ] || apt-mark -q auto $auto > /dev/null
+}
+
+# Of the packages that came along ($work/going): the driver's, those that need them, and those that nothing needs then. What apt would
+# remove by itself is told by marks, here by a copy of them in which nobody has asked for any of these; headers of the kernels that
+# apt protects are no exception.
+unneeded() {
+  cat /var/lib/apt/extended_states > "$work/marks" 2>/dev/null
+  # shellcheck disable=SC2046
+  apt-mark -o Dir::State::extended_states="$work/marks" auto $(cat "$work/going") > /dev/null
+  # shellcheck disable=SC2046
+  apt-get -q -s -y -o APT::Protect-Kernels=false -o Dir::State::extended_states="$work/marks" --auto-remove $(exchange "$work/driver") \
+    > "$work/log" 2>&1 || return
+  sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | sort -u | comm -12 - "$work/going"
 }
 
 # apt-get's words for: the packages in the file $1 go, and those in $back come back in their versions.

@@ -331,8 +331,9 @@ def test_what_is_refused_with_the_way_out(facts: HostFacts, data: dict[str, Any]
 
 
 def test_absent_takes_ours_away() -> None:
-    plan = planned(installed("580.95.05", managed=True), nvidia_state="absent")
+    plan = planned(installed("580.95.05", managed=True), nvidia_state="absent", boot_wait_s=60, reboot="never")
     assert (plan.state, plan.packages, plan.blockers) == ("absent", (), ())
+    assert (plan.boot_wait_s, plan.reboot) == (60, "never")
 
 
 def test_host_without_a_card_gets_no_driver() -> None:
