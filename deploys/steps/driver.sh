@@ -344,15 +344,16 @@ remove_driver() {
 }
 
 # Of the packages that came along ($work/going): the driver's, those that need them, and those that nothing needs then. What apt would
-# remove by itself is told by marks, here by a copy of them in which nobody has asked for any of these; headers of the kernels that
-# apt protects are no exception.
+# remove by itself is told by marks, here by a copy of them in which nobody has asked for any of these. What others only recommend
+# or suggest was not there before, either; headers of the kernels that apt protects are no exception.
 unneeded() {
   cat /var/lib/apt/extended_states > "$work/marks" 2>/dev/null
   # shellcheck disable=SC2046
   apt-mark -o Dir::State::extended_states="$work/marks" auto $(cat "$work/going") > /dev/null
   # shellcheck disable=SC2046
-  apt-get -q -s -y -o APT::Protect-Kernels=false -o Dir::State::extended_states="$work/marks" --auto-remove $(exchange "$work/driver") \
-    > "$work/log" 2>&1 || return
+  apt-get -q -s -y -o Dir::State::extended_states="$work/marks" -o APT::Protect-Kernels=false \
+    -o APT::AutoRemove::RecommendsImportant=false -o APT::AutoRemove::SuggestsImportant=false \
+    --auto-remove $(exchange "$work/driver") > "$work/log" 2>&1 || return
   sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | sort -u | comm -12 - "$work/going"
 }
 
