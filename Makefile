@@ -10,13 +10,13 @@ help:
 	@echo "make pages   the tests of the report's pages in a real browser (under a minute)"
 	@echo "make lab     the tests on throw-away hosts alone"
 	@echo "make test-driver the tests of the NVIDIA driver's step alone (25 minutes on a busy machine with two cores)"
-	@echo "make test-service kill tests of the service, TLS, tokens, limits on a VM (about ten minutes; not part of make test yet)"
-	@echo "make test-rented a host like a rented container, without systemd (not part of make test until it has run in one go)"
+	@echo "make test-service kill tests of the service, TLS and tokens, with the real vLLM (about ten minutes; not part of make test)"
+	@echo "make test-rented a host like a rented container, without systemd (ten minutes or more; not part of make test)"
 	@echo "make test-podman the engine in a container, on a host with Debian 13 and Podman (half an hour on a busy machine; not part of make test)"
 	@echo "make test-soak fifty restarts of the service in a row (half an hour; not part of make test)"
-	@echo "make test-vm the tests on virtual machines alone (QEMU without KVM; about four minutes)"
-	@echo "make test-vm-driver Debian's own NVIDIA driver in a virtual machine, with a real DKMS build; never run to its end yet (not part of make test)"
-	@echo "make test-vm-tuning host settings in a virtual machine, with reboots (about four minutes; not part of make test yet)"
+	@echo "make test-vm the tests on virtual machines (QEMU without KVM): facts, host settings with reboots, limits of the service, Debian's own NVIDIA driver (an hour; facts alone are part of make test)"
+	@echo "make test-vm-driver Debian's own NVIDIA driver in a virtual machine alone, with real kernel modules, reboots and a kernel update"
+	@echo "make test-vm-tuning host settings in a virtual machine alone"
 	@echo "make lint    ruff, mypy, shellcheck"
 	@echo "make bench   what plans and samples cost, and a host's facts over a slow link, in SSH commands and seconds (as root; about five minutes)"
 	@echo "make bench-tuning what a setting of the host brings on this machine: A/B pairs with intervals (as root)"
@@ -47,14 +47,18 @@ example-reports: setup
 	@for record in docs/reports/*.json; do $(BIN)/bringup report html "$$record" -o "$${record%.json}.html" || exit 1; done
 	@$(BIN)/bringup report html docs/reports/*.json -o docs/reports/fleet.html
 
-lab: setup
-	$(BIN)/pytest tests/lab --ignore=tests/lab/test_soak.py --ignore=tests/lab/test_podman.py --ignore=tests/lab/test_container.py
+# long ones with targets of their own, which are not part of make test
+LONG := service exposure container podman soak
+LAB := $(filter-out $(LONG:%=tests/lab/test_%.py),$(wildcard tests/lab/test_*.py))
 
-# not part of make test until they have run in one go
-NOT_YET := tests/lab/test_service.py tests/lab/test_exposure.py tests/vm/test_service.py
+lab: setup
+	$(BIN)/pytest $(LAB)
+
+test-driver: setup
+	$(BIN)/pytest $(wildcard tests/lab/test_driver*.py)
 
 test-service: setup
-	$(BIN)/pytest $(NOT_YET)
+	$(BIN)/pytest tests/lab/test_service.py tests/lab/test_exposure.py
 
 test-rented: setup
 	$(BIN)/pytest tests/lab/test_container.py
@@ -65,11 +69,8 @@ test-podman: setup
 test-soak: setup
 	$(BIN)/pytest -s tests/lab/test_soak.py
 
-test-driver: setup
-	$(BIN)/pytest tests/lab/test_driver*.py
-
 test-vm: setup
-	$(BIN)/pytest tests/vm --ignore=tests/vm/test_driver.py --ignore=tests/vm/test_tuning.py
+	$(BIN)/pytest tests/vm
 
 test-vm-tuning: setup
 	$(BIN)/pytest tests/vm/test_tuning.py
@@ -79,7 +80,7 @@ test-vm-driver: setup
 
 # one run of pytest, so that its last lines name everything that was skipped, and why
 test: lint
-	$(BIN)/pytest tests/unit tests/browser tests/lab tests/vm --ignore=tests/vm/test_driver.py --ignore=tests/lab/test_soak.py --ignore=tests/lab/test_podman.py --ignore=tests/lab/test_container.py --ignore=tests/vm/test_tuning.py $(patsubst %,--ignore=%,$(NOT_YET))
+	$(BIN)/pytest tests/unit tests/browser $(LAB) tests/vm/test_facts.py
 	@echo "All that this machine can run has passed; skipped tests, if any, are listed above with their reasons."
 	@echo "Next: make demo"
 
