@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make demo    provision a throw-away host on this machine and show the smoke report (as root or with sudo)"
-	@echo "make test    lint, unit tests, the tests on throw-away hosts and VMs (as root or with sudo; half an hour or more)"
+	@echo "make test    lint, unit tests, the tests on throw-away hosts, the facts of VMs (as root or with sudo; half an hour or more)"
 	@echo "make unit    the unit tests alone (under a minute)"
 	@echo "make pages   the tests of the report's pages in a real browser (under a minute)"
 	@echo "make lab     the tests on throw-away hosts alone"

@@ -159,7 +159,8 @@ def _configure(root: Path, user_key: str, host_key: str) -> None:
         "etc/machine-id": "",
         "etc/systemd/network/80-dhcp.network": "[Match]\nType=ether\n\n[Network]\nDHCP=ipv4\n",
         # A tenth of an initrd for all hardware, which the emulated CPU would have to unpack at every boot
-        "etc/initramfs-tools/conf.d/vm": "MODULES=list\n",
+        # at the least compression, since tests have it made anew a dozen times
+        "etc/initramfs-tools/conf.d/vm": "MODULES=list\nCOMPRESSLEVEL=1\n",
         "usr/share/initramfs-tools/modules.d/vm": "virtio_pci\nvirtio_blk\next4\n",
     }
     for path, text in files.items():
@@ -179,7 +180,7 @@ def _install(root: Path) -> None:
     command += [f"--bind-ro={path}" for path in guest.shared_paths()]
     # what an SSH session of a lab host would have from PAM
     command += [f"--setenv={line}" for line in (root / "etc/environment").read_text().splitlines()]
-    script = f"apt-get update -qq && apt-get install -y -qq --no-install-recommends {' '.join(_PACKAGES)}"
+    script = f"apt-get update -qq && apt-get upgrade -y -qq && apt-get install -y -qq --no-install-recommends {' '.join(_PACKAGES)}"
     run(*command, "sh", "-c", script, failure="The kernel of the VMs could not be installed:")
 
 
