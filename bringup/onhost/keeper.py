@@ -17,6 +17,7 @@ from pathlib import Path
 from bringup.errors import BringupError
 from bringup.onhost.confine import adopt_orphans, confine, end_with_parent
 from bringup.onhost.content import environment_in
+from bringup.onhost.files import stat_fields
 from bringup.onhost.launch import Launch, read_launch
 from bringup.onhost.say import say
 from bringup.onhost.supervised import USER, Starts, Told, boot, keeping, processes_of, tell, told
@@ -230,12 +231,7 @@ def clear_shared_memory() -> None:
 def _children() -> list[int]:
     """Processes whose parent is this one: `adopt_orphans` makes it the next of those that lose theirs."""
     own = str(os.getpid())
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (folder / "stat").read_text().rpartition(")")[2].split()[1] == own:
-                found.append(int(folder.name))
-    return found
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if stat_fields(folder)[1:2] == [own]]
 
 
 def _in_words(status: int) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bringup.onhost.files import read, staged
+from bringup.onhost.files import read, staged, stat_fields
 from bringup.onhost.reading import session_of
 
 FOLDER = Path("/run/bringup")
@@ -37,7 +37,7 @@ class Told:
 
 def boot() -> str:
     """Name this start of the container, or of the machine."""
-    fields = read(Path("/proc/1/stat")).rpartition(")")[2].split()
+    fields = stat_fields(Path("/proc/1"))
     return f"{read(Path('/proc/sys/kernel/random/boot_id')).strip()} {fields[19] if len(fields) > 19 else ''}"
 
 

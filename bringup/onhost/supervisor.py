@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.onhost import supervised
+from bringup.onhost.files import read
 
 CONTROL = ("/opt/bringup/tools/supervisor/bin/supervisorctl", "-c", "/etc/bringup/supervisord.conf")
 START = "/opt/bringup/bin/bringup-start"
@@ -89,7 +90,7 @@ class Supervisor:
 
     def log(self, since_unix_s: float, lines: int = 25) -> str:
         """Return the last lines that it logged since its first start after a time (seconds since 1970)."""
-        text = "\n".join(_text(path) for path in (LOG.with_name(f"{LOG.name}.1"), LOG))
+        text = "\n".join(read(path) for path in (LOG.with_name(f"{LOG.name}.1"), LOG))
         marks = [mark for mark in re.finditer(rf"^{_MARK}([\d.]+)", text, re.MULTILINE) if float(mark[1]) >= since_unix_s]
         return "\n".join(text[marks[0].start() :].strip().splitlines()[-lines:]) if marks else ""
 
@@ -141,10 +142,3 @@ def properties() -> dict[str, str]:
         "NRestarts": str(service.restarts()),
         "Session": str(said.session or ""),
     }
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

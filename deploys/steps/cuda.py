@@ -1,7 +1,6 @@
 """CUDA's compiler, where the plan says why: at the engine's version, beside others, never as the machine's default."""
 
 import base64
-import shlex
 from pathlib import Path
 
 from pyinfra import host
@@ -12,6 +11,7 @@ from bringup.plan.cuda import CudaPlan
 from deploys.context import Context
 from deploys.operations import streamed_shell
 from deploys.render import render
+from deploys.script import shell_command
 from deploys.steps.driver import SCRIPT as DRIVER_SCRIPT
 
 SCRIPT = Path(__file__).with_name("cuda.sh")
@@ -50,6 +50,4 @@ def _script(context: Context, call: str, plan: CudaPlan | None = None) -> str:
         "source": base64.b64encode(source.encode()).decode(),
         "key": base64.b64encode(context.nvidia_key or b"").decode() if passing else "",
     }
-    head = "\n".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    parts = (head, DRIVER_SCRIPT.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8"), call)
-    return f"sh -c {shlex.quote(chr(10).join(parts))}"
+    return shell_command(variables, *(path.read_text(encoding="utf-8") for path in (DRIVER_SCRIPT, SCRIPT)), call)

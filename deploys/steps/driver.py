@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-import shlex
 from io import StringIO
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from deploys.compare import differs
 from deploys.context import Context
 from deploys.operations import activate_driver, hidden_file, streamed_shell
 from deploys.render import render
+from deploys.script import shell_command
 
 SCRIPT = Path(__file__).with_name("driver.sh")
 SOURCES = "/etc/apt/sources.list.d/bringup-nvidia.sources"
@@ -168,5 +168,4 @@ def _script(context: Context, plan: DriverPlan, call: str, pins: str = "", sourc
         "source": base64.b64encode(source.encode()).decode(),
         "key": key,
     }
-    head = "\n".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    return f"sh -c {shlex.quote(chr(10).join((head, bounded_function(), SCRIPT.read_text(encoding='utf-8'), call)))}"
+    return shell_command(variables, bounded_function(), SCRIPT.read_text(encoding="utf-8"), call)

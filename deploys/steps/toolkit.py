@@ -1,7 +1,6 @@
 """NVIDIA's container toolkit, where Podman needs its CDI specification to find the card (`runtime: container`)."""
 
 import base64
-import shlex
 from pathlib import Path
 
 from pyinfra.api import deploy
@@ -12,6 +11,7 @@ from bringup.settings import NvidiaRepository
 from deploys.context import Context
 from deploys.operations import streamed_shell
 from deploys.render import render
+from deploys.script import shell_command
 from deploys.steps.cuda import SCRIPT as CUDA_SCRIPT
 from deploys.steps.driver import SCRIPT as DRIVER_SCRIPT
 
@@ -36,6 +36,5 @@ def install_command(plan: Plan, repository: NvidiaRepository, key: bytes, apt_wa
         "source": base64.b64encode(source.encode()).decode(),
         "key": base64.b64encode(key).decode(),
     }
-    head = "\n".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    parts = (head, *(path.read_text(encoding="utf-8") for path in (DRIVER_SCRIPT, CUDA_SCRIPT, SCRIPT)), "install_toolkit")
-    return f"sh -c {shlex.quote(chr(10).join(parts))}"
+    scripts = (path.read_text(encoding="utf-8") for path in (DRIVER_SCRIPT, CUDA_SCRIPT, SCRIPT))
+    return shell_command(variables, *scripts, "install_toolkit")

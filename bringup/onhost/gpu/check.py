@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bringup.errors import BringupError
+from bringup.onhost.files import staged
 from bringup.onhost.gpu.collect import collect
 from bringup.onhost.gpu.judgement import Check, Wanted
 from bringup.onhost.gpu.rules import judge
@@ -33,9 +34,8 @@ def gpu_check(request: Mapping[str, Any], record: Path | None, as_json: bool = F
     result = result_of(request, checks, readings.module_version)
     if record is not None:
         record.parent.mkdir(parents=True, exist_ok=True)
-        staged = record.with_name(f"{record.name}.new")
-        staged.write_text(json.dumps(result, indent=2) + "\n")
-        staged.replace(record)
+        staged(record).write_text(json.dumps(result, indent=2) + "\n")
+        staged(record).replace(record)
     if as_json:
         say(json.dumps(result | {"readings": readings.to_json()}, indent=2))
     problems = [check for check in checks if check.level == "problem"]
