@@ -11,7 +11,7 @@ help:
 	@echo "make lab     the tests on throw-away hosts alone"
 	@echo "make test-driver the tests of the NVIDIA driver's step alone (25 minutes on a busy machine with two cores)"
 	@echo "make test-service kill tests of the service, TLS and tokens, with the real vLLM (about ten minutes; not part of make test)"
-	@echo "make test-rented a host like a rented container, without systemd (ten minutes or more; not part of make test)"
+	@echo "make test-rented a host like a rented container, without systemd (ten minutes; its faults are not part of make test)"
 	@echo "make test-podman the engine in a container, on a host with Debian 13 and Podman (half an hour on a busy machine; not part of make test)"
 	@echo "make test-soak fifty restarts of the service in a row (half an hour; not part of make test)"
 	@echo "make test-vm the tests on virtual machines (QEMU without KVM): facts, host settings with reboots, limits of the service, Debian's own NVIDIA driver (an hour; facts alone are part of make test)"
@@ -48,7 +48,7 @@ example-reports: setup
 	@$(BIN)/bringup report html docs/reports/*.json -o docs/reports/fleet.html
 
 # long ones with targets of their own, which are not part of make test
-LONG := service exposure container podman soak
+LONG := service exposure rented_faults podman soak
 LAB := $(filter-out $(LONG:%=tests/lab/test_%.py),$(wildcard tests/lab/test_*.py))
 
 lab: setup
@@ -61,7 +61,7 @@ test-service: setup
 	$(BIN)/pytest tests/lab/test_service.py tests/lab/test_exposure.py
 
 test-rented: setup
-	$(BIN)/pytest tests/lab/test_container.py
+	$(BIN)/pytest tests/lab/test_rented.py tests/lab/test_rented_faults.py
 
 test-podman: setup
 	$(BIN)/pytest tests/lab/test_podman.py

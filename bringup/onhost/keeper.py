@@ -57,7 +57,7 @@ class Keeper:
         starts = Starts()
         result = "stopped"
         try:
-            recent = [start_s for start_s in starts.seconds() if start_s > time.time() - self.launch.starts_within_s]
+            recent = [start_s for start_s in starts.seconds() if start_s > time.monotonic() - self.launch.starts_within_s]
             if len(recent) >= self.launch.starts:
                 return self._give_up()
             self._tell("activating", told().result)

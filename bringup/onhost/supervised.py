@@ -58,24 +58,27 @@ def told() -> Told:
 
 
 class Starts:
-    """When the server was started, in a row: since somebody started it, or since it was last found sound."""
+    """When the server was started, in a row: since somebody started it, or since it was last found sound.
+
+    By the clock that counts from the machine's boot, which nobody can set.
+    """
 
     def __init__(self) -> None:
         """Nothing is read before it is asked for."""
         self.path = FOLDER / "starts.json"
 
     def seconds(self) -> list[float]:
-        """Times of starts, in seconds since 1970."""
+        """Times of starts, by `time.monotonic`."""
         try:
             said = json.loads(self.path.read_text())
-            return [float(start_s) for start_s in said["starts_unix_s"]] if said["boot"] == boot() else []
+            return [float(start_s) for start_s in said["starts_s"]] if said["boot"] == boot() else []
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
     def add(self) -> None:
         """One more, now."""
-        starts = [*self.seconds(), time.time()]
-        staged(self.path).write_text(json.dumps({"boot": boot(), "starts_unix_s": starts}))
+        starts = [*self.seconds(), time.monotonic()]
+        staged(self.path).write_text(json.dumps({"boot": boot(), "starts_s": starts}))
         staged(self.path).replace(self.path)
 
     def forget(self) -> None:

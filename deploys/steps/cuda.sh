@@ -16,6 +16,20 @@ passing_source() {
   chmod 755 "$lists"; cp -a /var/lib/apt/lists/. "$lists"; mkdir -p "$lists/partial"
 }
 
+# Tries the installation of $packages, and ends where apt refuses it or would change what is not theirs.
+#   $1 what they are, in words   $2 setting that says where they come from   $3 theirs among the names of the driver's   apt's options
+try_packages() {
+  what=$1; setting=$2; own=$3; shift 3
+  apt "$@" update || explain 'the package lists cannot be refreshed; nothing was changed'
+  # shellcheck disable=SC2086
+  apt-get -q -s -y "$@" --no-install-recommends install $packages > "$work/log" 2>&1 ||
+    explain "apt cannot install $what, nothing was changed"
+  touched=$(sed -En 's/^(Inst|Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -Ev "$own" | grep -E "$ours" | tr '\n' ' ')
+  gone=$(sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | tr '\n' ' ')
+  [ -z "$touched$gone" ] ||
+    fail "with $what apt would change what is not its own ($touched$gone); nothing was changed: see $setting"
+}
+
 # The links that "the" CUDA of the machine goes by; the packages point them at themselves.
 default_links() { for link in /usr/local/cuda "${home%.*}"; do printf '%s %s\n' "$link" "$(readlink "$link")"; done; }
 
@@ -26,14 +40,7 @@ install_cuda() {
     passing_source
     set -- -o Dir::Etc::sourceparts="$work/parts" -o Dir::State::lists="$lists"
   fi
-  apt "$@" update || explain 'the package lists cannot be refreshed; nothing was changed'
-  # shellcheck disable=SC2086
-  apt-get -q -s -y "$@" --no-install-recommends install $packages > "$work/log" 2>&1 ||
-    explain 'apt cannot install the CUDA toolkit, nothing was changed'
-  touched=$(sed -En 's/^(Inst|Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | grep -E "$ours" | tr '\n' ' ')
-  gone=$(sed -En 's/^(Remv|Purg) ([^ ]+).*/\2/p' "$work/log" | tr '\n' ' ')
-  [ -z "$touched$gone" ] ||
-    fail "with the CUDA toolkit apt would change what is not its own ($touched$gone); nothing was changed: see nvidia_repository"
+  try_packages 'the CUDA toolkit' nvidia_repository '^$' "$@"
 
   mkdir -p "$cuda_state"; touch "$cuda_state/added"
   names > "$work/before"

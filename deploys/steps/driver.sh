@@ -261,10 +261,12 @@ install_driver() {
     explain 'the driver could not be installed, nothing was changed'
   fi
   keep_trial
-  cp "$work/log" "$work/install.log"
+  if [ "$rc" != 0 ]; then
+    # what stops that, a disk that is still full, is what stopped apt and is told as that; a repeated run does it again
+    (put_on_hold "$(cat "$work/kept/holds")") > /dev/null 2>&1
+    explain 'the driver could not be installed'
+  fi
   put_on_hold "$(cat "$work/kept/holds")"
-  cp "$work/install.log" "$work/log"
-  [ "$rc" = 0 ] || explain 'the driver could not be installed'
   [ "$prefix" != linux-headers- ] || build_missing_modules
 }
 

@@ -32,7 +32,7 @@ def install_command(plan: Plan, repository: NvidiaRepository, key: bytes, apt_wa
     source = render("passing.sources.j2", plan, repository=repository)
     variables = {
         "wait_s": str(apt_wait_s),
-        "package": TOOLKIT_PACKAGE,
+        "packages": TOOLKIT_PACKAGE,
         "source": base64.b64encode(source.encode()).decode(),
         "key": base64.b64encode(key).decode(),
     }

@@ -51,7 +51,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield Deployment(directory, tmp_path_factory.mktemp("reports"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rented_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A host like a rented container."""
     directory = tmp_path_factory.mktemp("rented-lab")

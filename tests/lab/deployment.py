@@ -97,6 +97,16 @@ class Deployment:
     def main_pid(self) -> str:
         return self.ssh("systemctl show vllm.service --property=MainPID --value").strip()
 
+    def refuses_what_vllm_refuses(self) -> None:
+        """Deploy settings that contradict each other, which must not touch the running service."""
+        pid = self.main_pid()
+        run = self.deploy(check=False, engine_settings={"max-num-seqs": 512, "max-num-batched-tokens": 64})
+        assert run.returncode == 1
+        assert "vLLM refuses this configuration; nothing was changed on the running service" in run.stderr
+        assert "max_num_batched_tokens (64)" in run.stderr
+        assert self.main_pid() == pid
+        assert self.diff().returncode == 0
+
     def file_system(self, name: str) -> dict[str, tuple[int, int, int]]:
         """All that differs from the base on a host: path to size, time and mode, less what a log-in changes by itself."""
         upper = self.directory / "hosts" / name / "upper"

@@ -64,3 +64,36 @@ class Service:
     def answer(self, max_tokens: int = 4) -> str:
         with self.open(max_tokens) as answer:
             return str(json.load(answer)["choices"][0]["finish_reason"])
+
+    def server_pid(self) -> str:
+        """Process that answers."""
+        return self.deployment.main_pid()
+
+    def stop(self) -> None:
+        """Have it stopped, and do not wait for that."""
+        self.ssh("systemctl stop --no-block vllm.service")
+
+    def all_end(self, before: set[str], limit_s: float = STOP_LIMIT_S) -> None:
+        """Wait until none of these processes is left."""
+        self.wait(lambda: not before & self.processes(), limit_s, "every process of the old server has ended")
+
+    def hang_and_come_back(self) -> None:
+        """Stop the server's process, so that it runs and does not answer; the watch ends it, and another one serves."""
+        before = self.processes()
+        with self.impatient_watch():
+            self.ssh(f"kill -STOP {self.server_pid()}")
+            self.all_end(before, 2 * STOP_LIMIT_S)
+        self.wait_until_active()
+        assert self.answer() == "length"
+
+    def stop_while_answering(self, tokens: int) -> None:
+        """Stop the service with an answer running, which must be whole."""
+        with self.open(tokens, stream=True) as answer:
+            assert answer.readline().startswith(b"data:")
+            self.stop()
+            rest = answer.read().decode()
+        assert rest.rstrip().endswith("data: [DONE]"), "a running answer ends before a stop"
+        # not the chunks: a busy server sends several tokens in one
+        assert f'"completion_tokens":{tokens}' in rest.replace(" ", "")
+        self.wait(lambda: self.state() == "inactive", STOP_LIMIT_S, "the service has stopped")
+        assert self.processes() == set()

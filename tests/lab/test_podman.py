@@ -8,6 +8,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from deployment import Deployment
@@ -51,9 +52,18 @@ def changes(run: "subprocess.CompletedProcess[str]") -> list[str]:
     return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
 
 
+@dataclass(frozen=True)
+class Contained(Service):
+    """The service whose main process is Podman's, and its server's process another."""
+
+    def server_pid(self) -> str:
+        (server,) = self.processes("api_server")
+        return server
+
+
 @pytest.fixture(scope="module")
-def service(podman: Deployment) -> Service:
-    return Service(podman, MODEL)
+def service(podman: Deployment) -> Contained:
+    return Contained(podman, MODEL)
 
 
 def test_image_to_served_model(podman: Deployment) -> None:
@@ -97,36 +107,18 @@ def test_second_run_changes_nothing_and_verify_finds_every_process(podman: Deplo
 
 
 def test_configuration_that_vllm_refuses_never_touches_the_running_service(podman: Deployment, service: Service) -> None:
-    before = service.processes()
-    run = podman.deploy(check=False, engine_settings={"max-num-seqs": 512, "max-num-batched-tokens": 64})
-    assert run.returncode == 1
-    assert "vLLM refuses this configuration; nothing was changed on the running service" in run.stderr
-    assert "max_num_batched_tokens (64)" in run.stderr
-    assert service.processes() == before
-    assert podman.diff().returncode == 0
+    podman.refuses_what_vllm_refuses()
 
 
 def test_server_that_hangs_is_ended_by_the_watch_and_comes_back(podman: Deployment, service: Service) -> None:
-    before = service.processes()
-    (server,) = service.processes("api_server")
-    with service.impatient_watch():
-        podman.ssh(f"kill -STOP {server}")
-        service.wait(lambda: not before & service.processes(), 2 * STOP_LIMIT_S, "the watch has ended the server")
-    service.wait_until_active()
-    assert service.answer() == "length"
+    service.hang_and_come_back()
     assert podman.ssh("podman ps -aq | wc -l").strip() == "1"
 
 
 def test_answer_that_is_running_ends_before_a_stop(podman: Deployment, service: Service) -> None:
     # fewer tokens than a busy machine generates until vLLM's own limit of 30 s
-    with service.open(50, stream=True) as answer:
-        assert answer.readline().startswith(b"data:")
-        podman.ssh("systemctl stop --no-block vllm.service")
-        rest = answer.read().decode()
-    assert rest.rstrip().endswith("data: [DONE]")
-    assert '"completion_tokens":50' in rest.replace(" ", "")
-    service.wait(lambda: service.state() == "inactive", STOP_LIMIT_S, "the service has stopped")
-    assert (service.processes(), podman.ssh("podman ps -aq")) == (set(), "")
+    service.stop_while_answering(50)
+    assert podman.ssh("podman ps -aq") == ""
 
 
 def test_host_that_boots_serves_again(podman: Deployment, service: Service) -> None:

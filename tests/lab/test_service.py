@@ -1,17 +1,18 @@
 """The service under blows, with the real vLLM: processes that die or hang, stops at the wrong moment, disks that are full, and a
 release that comes up and is not good enough.
 
-Uses the host that tests/lab/test_deploy.py leaves, whatever it serves, or deploys to it first. Clocks that jump cannot be tried on
-these hosts, which share this machine's.
+Uses the host that tests/lab/test_deploy.py leaves, whatever it serves, or deploys to it first.
 """
 
+import json
 import re
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -50,7 +51,7 @@ def test_process_that_is_killed_takes_the_others_along_and_all_come_back(service
     before = service.processes()
     (victim,) = service.processes(title)
     service.ssh(f"systemctl reset-failed vllm.service; kill -9 {victim}")
-    service.wait(lambda: not before & service.processes(), STOP_LIMIT_S, "every process of the old server has ended")
+    service.all_end(before)
     service.wait_until_active()
     assert service.answer() == "length"
     # what the killed one left in shared memory has gone: as much is there as before, not twice as much
@@ -58,26 +59,12 @@ def test_process_that_is_killed_takes_the_others_along_and_all_come_back(service
 
 
 def test_server_that_hangs_is_ended_by_the_watch_and_comes_back(service: Service) -> None:
-    before = service.processes()
-    with service.impatient_watch():
-        service.ssh("kill -STOP $(systemctl show vllm.service -P MainPID)")
-        service.wait(lambda: not before & service.processes(), 2 * STOP_LIMIT_S, "the watch has ended the server")
-    service.wait_until_active()
-    assert service.answer() == "length"
+    service.hang_and_come_back()
     assert "runs and does not answer: ending it" in service.ssh("journalctl -u vllm-watch -o cat --no-pager")
 
 
 def test_answer_that_is_running_ends_before_a_stop_and_a_start_can_be_stopped(service: Service) -> None:
-    with service.open(200, stream=True) as answer:
-        assert answer.readline().startswith(b"data:")
-        service.ssh("systemctl stop --no-block vllm.service")
-        rest = answer.read().decode()
-    assert rest.rstrip().endswith("data: [DONE]")
-    # not the chunks: a busy server sends several tokens in one
-    assert '"completion_tokens":200' in rest.replace(" ", "")
-    service.wait(lambda: service.state() == "inactive", STOP_LIMIT_S, "the service has stopped")
-    assert service.processes() == set()
-
+    service.stop_while_answering(200)
     service.ssh("systemctl start --no-block vllm.service")
     service.wait(lambda: bool(service.processes("VLLM::EngineCore")), START_LIMIT_S, "the engine starts")
     assert service.state() == "activating", "it is up once it has answered, not before"
@@ -87,6 +74,50 @@ def test_answer_that_is_running_ends_before_a_stop_and_a_start_can_be_stopped(se
     assert service.ssh("systemctl is-active vllm-watch.service", check=False) == "inactive", "nothing starts what somebody stopped"
     service.ssh("systemctl start --no-block vllm.service")
     service.wait_until_active()
+
+
+@contextmanager
+def clock_of_its_own(service: Service) -> Iterator[Callable[[str], None]]:
+    """Give the server and its watch a clock of their own; yields what sets it, as an offset in words of libfaketime.
+
+    The host has this machine's clock, which must stay as it is. The kernel's monotonic clock is nobody's to set.
+    """
+    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+    words = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": "/srv/clock", "FAKETIME_CACHE_DURATION": "1"}
+    words |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}
+    settings = "".join(f"Environment={name}={value}\\n" for name, value in words.items())
+    folders = [f"/run/systemd/system/{unit}.service.d" for unit in ("vllm", "vllm-watch")]
+    anew = (
+        "systemctl daemon-reload; systemctl reset-failed vllm.service; systemctl restart --no-block vllm.service vllm-watch.service"
+    )
+    service.ssh("apt-get install -yq --no-install-recommends libfaketime; echo +0 > /srv/clock")
+    service.ssh("".join(f"mkdir -p {folder}; printf '[Service]\\n{settings}' > {folder}/clock.conf; " for folder in folders) + anew)
+    service.wait_until_active()
+    yield lambda offset: service.ssh(f"echo {offset} > /srv/clock")
+    service.ssh(f"rm {' '.join(f'{folder}/clock.conf' for folder in folders)}; {anew}")
+    service.wait_until_active()
+
+
+def ahead_s(service: Service) -> float:
+    """By how much the server's clock is ahead of this machine's."""
+    with service.open(1) as answer:
+        return float(json.load(answer)["created"]) - time.time()
+
+
+@pytest.mark.parametrize("offset", ["+90d", "-90d"])
+def test_clock_that_jumps_cuts_no_answer_and_ends_no_server(service: Service, offset: str) -> None:
+    with service.impatient_watch(), clock_of_its_own(service) as set_clock:
+        pid, began = service.server_pid(), service.ssh("date +%s")
+        with service.open(200, stream=True) as answer:
+            assert answer.readline().startswith(b"data:")
+            set_clock(offset)
+            assert answer.read().rstrip().endswith(b"data: [DONE]")
+        service.wait(lambda: abs(ahead_s(service)) > 80 * 86400, 30, "the server's clock has jumped")
+        set_clock("+0")
+        service.wait(lambda: abs(ahead_s(service)) < 86400, 30, "the server's clock has jumped back")
+        assert service.server_pid() == pid
+        assert service.ssh("systemctl show vllm.service vllm-watch.service -P NRestarts").split() == ["0", "0"]
+        assert "does not answer" not in service.ssh(f"journalctl -u vllm-watch -o cat --no-pager --since @{began}")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A host without systemd: who keeps its server running, what its owner must give it, and how the server is started there.
 
-The whole of it, with the real supervisor and server, is in tests/lab/test_container.py.
+The whole of it, with the real supervisor and server, is in tests/lab/test_rented.py and test_rented_faults.py.
 """
 
 import json
@@ -191,7 +191,7 @@ def test_state_is_what_the_keeper_tells_while_there_is_one(run: Path) -> None:
 
 def test_what_was_told_before_the_container_was_started_anew_does_not_count(run: Path) -> None:
     tell(Told("failed", "exit code 1", boot="another"))
-    (run / "starts.json").write_text(json.dumps({"boot": "another", "starts_unix_s": [1.0, 2.0]}))
+    (run / "starts.json").write_text(json.dumps({"boot": "another", "starts_s": [1.0, 2.0]}))
     assert Supervisor().state() == "inactive"
     assert Supervisor().restarts() == 0
 
