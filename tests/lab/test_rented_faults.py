@@ -1,9 +1,10 @@
-"""A rented container's service under blows: a release that does not come up, processes that die or hang, the container ended.
+"""A rented container's service with a key, and under blows: a bad release, processes that die or hang, the container ended.
 
 Uses the host that tests/lab/test_rented.py leaves, or deploys to it first.
 """
 
 import urllib.error
+from pathlib import Path
 
 import psutil
 import pytest
@@ -23,6 +24,23 @@ def rented(rented_deployment: Deployment) -> Rented:
     if rented.ssh("test -e /opt/bringup/current || echo bare"):
         rented_deployment.deploy()
     return rented
+
+
+def test_api_key_guards_the_api_and_shows_nowhere(rented: Rented, tmp_path: Path) -> None:
+    key = "sk-lab-0123456789abcdef"
+    (tmp_path / "key").write_text(f"{key}\n")
+    run = rented.deployment.deploy("--diff", "-vv", api_key_file=str(tmp_path / "key"))
+    assert "(api-key none → " in run.stderr
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        rented.deployment.served_models()
+    on_host = rented.ssh(
+        "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; cat /var/log/bringup/*; "
+        "grep -r sk-lab- /opt/bringup/releases/*/*.* /etc /tmp /run/bringup || true"
+    )
+    for text in (run.stdout, run.stderr, on_host):
+        assert key not in text
+    rented.deployment.deploy()
+    assert rented.deployment.served_models() == [MODEL]
 
 
 def test_release_that_does_not_come_up_is_taken_back(rented: Rented) -> None:
