@@ -6,10 +6,15 @@ import ssl
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from bringup.lab import hosts
+from bringup.lab.container import KILL_LIMIT_S
 from bringup.lab.state import LabHost, read_state
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +27,16 @@ _RESTLESS = ("var/log", "run", "tmp", "var/tmp", "var/lib/systemd", "var/lib/dbu
 def changed(run: "subprocess.CompletedProcess[str]") -> list[str]:
     """Operations of a `--json` run that did something."""
     return [operation["name"] for operation in json.loads(run.stdout)["results"]["operations"] if operation["success"]]
+
+
+def nspawn_of(directory: Path, name: str) -> psutil.Process:
+    """The process that is a lab's host, seen from outside."""
+    (process,) = (
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "systemd-nspawn" and str(directory / "hosts" / name / "root") in process.info["cmdline"]
+    )
+    return process
 
 
 @dataclass(frozen=True)
@@ -38,18 +53,20 @@ class Deployment:
 
     def command(self, *words: str, check: bool = True, limit_s: float = LIMIT_S) -> "subprocess.CompletedProcess[str]":
         """Run a command of the virtual environment from the project's folder."""
-        finished = subprocess.run(
-            [str(BIN / words[0]), *words[1:]],
-            cwd=ROOT,
-            env={**os.environ, "BRINGUP_LAB_DIR": str(self.directory), "COLUMNS": "200", "NO_COLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-        )
+        finished = subprocess.run(**self._process(words), capture_output=True, text=True, timeout=limit_s)
         if check:
             assert finished.returncode == 0, finished.stdout + finished.stderr
         return finished
+
+    def _process(self, words: Sequence[str]) -> dict[str, Any]:
+        """How a command is started, as `subprocess` takes it."""
+        environment = {**os.environ, "BRINGUP_LAB_DIR": str(self.directory), "COLUMNS": "200", "NO_COLOR": "1"}
+        return {"args": [str(BIN / words[0]), *words[1:]], "cwd": ROOT, "env": environment, "stdin": subprocess.DEVNULL}
+
+    def start(self, **data: Any) -> "subprocess.Popen[bytes]":
+        """A deploy that is not waited for."""
+        words = ["pyinfra", "-y", "inventories/lab.py", "deploys/qwen.py", *self._options("lab1", data)]
+        return subprocess.Popen(**self._process(words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def deploy(self, *words: str, limit: str = "lab1", check: bool = True, **data: Any) -> "subprocess.CompletedProcess[str]":
         """`pyinfra -y inventories/lab.py deploys/qwen.py`, with settings overridden."""
@@ -96,6 +113,16 @@ class Deployment:
 
     def main_pid(self) -> str:
         return self.ssh("systemctl show vllm.service --property=MainPID --value").strip()
+
+    def cut_power(self) -> None:
+        """Everything that runs on the host is gone, at once; what is on its disk is as it was."""
+        nspawn = nspawn_of(self.directory, "lab1")
+        nspawn.kill()
+        nspawn.wait(KILL_LIMIT_S)
+
+    def boot(self) -> None:
+        """Start the host, which is off."""
+        hosts.up(directory=self.directory)
 
     def refuses_what_vllm_refuses(self) -> None:
         """Deploy settings that contradict each other, which must not touch the running service."""

@@ -35,5 +35,7 @@ class Rented(Service):
         conf = "/etc/bringup/supervisord.conf"
         self.ssh(f"cp {conf} /root/kept.conf; sed -i 's/bringup-host watch$/& --interval-s 0.5 --failures 2/' {conf}")
         self.ssh(f"{SUPERVISORCTL} update")
-        yield
-        self.ssh(f"cp /root/kept.conf {conf}; {SUPERVISORCTL} update")
+        try:
+            yield
+        finally:
+            self.ssh(f"cp /root/kept.conf {conf}; {SUPERVISORCTL} update")

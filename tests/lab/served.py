@@ -50,8 +50,10 @@ class Service:
         impatient = "[Service]\\nExecStart=\\nExecStart=/opt/bringup/bin/bringup-host watch --interval-s 0.5 --failures 2\\n"
         anew = "systemctl daemon-reload; systemctl restart vllm-watch.service"
         self.ssh(f"systemctl reset-failed vllm.service; mkdir -p {folder}; printf '{impatient}' > {folder}/test.conf; {anew}")
-        yield
-        self.ssh(f"rm -r {folder}; {anew}")
+        try:
+            yield
+        finally:
+            self.ssh(f"rm -r {folder}; {anew}")
 
     def open(self, max_tokens: int, timeout_s: float = 60, stream: bool = False) -> "urllib.request._UrlopenRet":
         wanted = {"model": self.model, "prompt": "Once", "max_tokens": max_tokens, "ignore_eos": True, "stream": stream}

@@ -1,7 +1,6 @@
 """Throw-away hosts, for real: `bringup lab up`, use, crash, `down`."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from deployment import nspawn_of
 
 from bringup.lab.container import machine_name
 from bringup.lab.guest import certificates
@@ -82,15 +82,6 @@ def processes_of(directory: Path) -> list[int]:
     return found
 
 
-def nspawn_of(directory: Path, name: str) -> int:
-    (pid,) = (
-        process.pid
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "systemd-nspawn" and str(directory / "hosts" / name / "root") in process.info["cmdline"]
-    )
-    return pid
-
-
 def assert_nothing_left(directory: Path) -> None:
     assert mounts_in(directory) == []
     assert processes_of(directory) == []
@@ -145,7 +136,7 @@ def test_hosts_do_not_share_control_groups(two_hosts: Lab) -> None:
 
 def test_second_up_changes_nothing(two_hosts: Lab, directory: Path) -> None:
     def watched() -> tuple[str, list[int], list[str]]:
-        nspawns = [nspawn_of(directory, name) for name in ("lab1", "lab2")]
+        nspawns = [nspawn_of(directory, name).pid for name in ("lab1", "lab2")]
         return (directory / "state.json").read_text(), nspawns, mounts_in(directory)
 
     before = watched()
@@ -157,7 +148,7 @@ def test_second_up_changes_nothing(two_hosts: Lab, directory: Path) -> None:
 def test_host_that_died_is_started_again_with_its_files(two_hosts: Lab, directory: Path) -> None:
     before = read_state(directory)
     two_hosts("ssh", "lab1", "touch /root/kept")
-    os.kill(nspawn_of(directory, "lab1"), signal.SIGKILL)
+    nspawn_of(directory, "lab1").kill()
     assert two_hosts("ssh", "lab1", "true", check=False).stderr.startswith("lab1 is not up; `bringup lab up`")
     two_hosts("up")
     assert two_hosts("ssh", "lab1", "ls /root").stdout == "kept\n"
@@ -173,7 +164,7 @@ def test_down_of_one_leaves_the_other(two_hosts: Lab, directory: Path) -> None:
 
 @pytest.mark.parametrize("state", [None, '{"hosts": [{"na'])
 def test_down_after_a_crash_leaves_nothing(two_hosts: Lab, directory: Path, state: str | None) -> None:
-    os.kill(nspawn_of(directory, "lab1"), signal.SIGKILL)
+    nspawn_of(directory, "lab1").kill()
     (directory / "state.json").unlink()
     if state is not None:
         (directory / "state.json").write_text(state)
@@ -182,7 +173,7 @@ def test_down_after_a_crash_leaves_nothing(two_hosts: Lab, directory: Path, stat
 
 
 def test_up_after_a_crash_works(two_hosts: Lab, directory: Path) -> None:
-    os.kill(nspawn_of(directory, "lab2"), signal.SIGKILL)
+    nspawn_of(directory, "lab2").kill()
     (directory / "state.json").unlink()
     two_hosts("up")
     assert two_hosts("ssh", "lab1", "hostname").stdout == "lab1\n"

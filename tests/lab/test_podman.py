@@ -17,7 +17,7 @@ from served import STOP_LIMIT_S, Service
 
 from bringup.catalog import load_catalog
 from bringup.hardware import HostFacts
-from bringup.lab import container, hosts
+from bringup.lab import container
 from bringup.lab.container import ssh_command
 from bringup.lab.state import read_state
 from bringup.openpgp import dearmored
@@ -124,7 +124,7 @@ def test_answer_that_is_running_ends_before_a_stop(podman: Deployment, service: 
 def test_host_that_boots_serves_again(podman: Deployment, service: Service) -> None:
     podman.ssh("systemctl poweroff", check=False)
     service.wait(lambda: not container.is_up(podman.host()), STOP_LIMIT_S, "the host is off")
-    hosts.up(1, podman.directory)
+    podman.boot()
     service.wait_until_active()
     assert service.answer() == "length"
     assert podman.diff().returncode == 0

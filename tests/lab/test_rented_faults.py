@@ -6,14 +6,10 @@ Uses the host that tests/lab/test_rented.py leaves, or deploys to it first.
 import urllib.error
 from pathlib import Path
 
-import psutil
 import pytest
 from deployment import Deployment
 from rented import MODEL, START, SUPERVISORCTL, Rented
 from served import STOP_LIMIT_S
-
-from bringup.lab import hosts
-from bringup.lab.container import KILL_LIMIT_S
 
 pytestmark = pytest.mark.lab
 
@@ -88,17 +84,10 @@ def test_server_that_hangs_is_ended_by_the_watch_and_comes_back(rented: Rented) 
 def test_container_that_is_started_again_serves_again(rented: Rented) -> None:
     # as its owner does after reading the list
     rented.ssh(f"echo {START} > /root/onstart.sh")
-    host = rented.deployment.host()
-    (container,) = (
-        process
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "systemd-nspawn" and str(host.root) in process.info["cmdline"]
-    )
-    container.terminate()
-    container.wait(KILL_LIMIT_S)
+    rented.deployment.cut_power()
     with pytest.raises(urllib.error.URLError):
         rented.deployment.served_models()
-    hosts.up(directory=rented.deployment.directory)
+    rented.deployment.boot()
     rented.wait_until_active()
     assert rented.answer() == "length"
     assert rented.deployment.diff().returncode == 0

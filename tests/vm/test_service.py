@@ -3,14 +3,17 @@
 The server is a shell here: vLLM itself would need an hour on QEMU's emulated processor.
 """
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 from machine import Boot, Machine, Vm
 
 from bringup.catalog import load_catalog
-from bringup.plan import make_plan
+from bringup.plan import Plan, make_plan
 from bringup.settings import Settings
+from deploys.bundle import host_bundle
 from deploys.render import render
 from tests.unit.machines import demo_host
 
@@ -32,18 +35,35 @@ echo "mode=$(touch new; stat -c %a new)"
 sleep infinity & echo "child=$!"
 echo "end=yes"
 mv seen done
+[ ! -e answering ] || exec /usr/bin/python3 answering
 [ ! -e greedy ] || { rm greedy; exec tail /dev/zero; }
 wait
 """
+_ANSWERING = r"""
+import http.server
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        with open("asked", "a") as asked:
+            asked.write("x")
+
+http.server.HTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"""
+
+
+def plan_of_demo() -> Plan:
+    settings = Settings.model_validate(
+        {"profile": "cpu-demo", "model": "smollm2-135m", "model_source": {"kind": "host-folder", "path": "/srv/model"}}
+    )
+    return make_plan(demo_host(), settings, load_catalog(), "x")
 
 
 @pytest.fixture(scope="module")
 def machine(boot: Boot) -> Machine:
     machine = boot(Vm())
-    settings = Settings.model_validate(
-        {"profile": "cpu-demo", "model": "smollm2-135m", "model_source": {"kind": "host-folder", "path": "/srv/model"}}
-    )
-    plan = make_plan(demo_host(), settings, load_catalog(), "x")
+    plan = plan_of_demo()
     service = plan.service.model_copy(update={"command": ("/usr/local/bin/server",), "cpus": "1", "memory_max_mib": LIMIT_MIB})
     plan = plan.model_copy(update={"service": service})  # which is another release
     unit = render("vllm.service.j2", plan)
@@ -87,3 +107,49 @@ def test_server_that_takes_too_much_memory_is_ended_as_a_whole_and_started_again
     assert "oom-kill" in machine.ssh("journalctl -u vllm.service -o cat --no-pager").stdout
     # no orphan of it, although the kernel chose another process of the two
     assert machine.ssh(f"ps -o args= -p {child}", check=False).stdout.strip() != "sleep infinity"
+
+
+@pytest.fixture(scope="module")
+def watched(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """The machine with a server that answers, and a watch that gives up on it within a second or two."""
+    plan = plan_of_demo()
+    release = {"model": plan.model, "vllm": {"host": "127.0.0.1", "port": 8000}}
+    tool = render("bringup-host.j2", plan)
+    bundle: Path = tmp_path_factory.mktemp("bundle") / "bringup.zip"
+    bundle.write_bytes(host_bundle())
+    machine.write_file("/opt/bringup/lib/bringup.zip", bundle)
+    watch = render("vllm-watch.service.j2", plan).replace("bringup-host watch", "bringup-host watch --interval-s 0.5 --failures 2")
+    machine.run_script(
+        f"cat > /var/lib/bringup/cache/answering <<'E'\n{_ANSWERING}\nE\n"
+        f"mkdir -p /opt/bringup/bin /opt/bringup/current; echo '{json.dumps(release)}' > /opt/bringup/current/plan.json\n"
+        f"cat > /opt/bringup/bin/bringup-host <<'E'\n{tool}\nE\nchmod 755 /opt/bringup/bin/bringup-host\n"
+        f"cat > /etc/systemd/system/vllm-watch.service <<'E'\n{watch}\nE\n"
+        "chown vllm: /var/lib/bringup/cache/answering; systemctl daemon-reload; systemctl reset-failed vllm.service\n"
+        "systemctl restart vllm.service vllm-watch.service"
+    )
+    return machine
+
+
+def server_and_starts(machine: Machine) -> list[str]:
+    return machine.ssh("systemctl show vllm.service vllm-watch.service -P MainPID -P NRestarts").stdout.split()
+
+
+def wait_until_asked_often(machine: Machine) -> None:
+    """Until the watch has had several answers from now on."""
+    asked = "/var/lib/bringup/cache/asked"
+    machine.ssh(f"rm -f {asked}; timeout 120 sh -c 'until [ $(cat {asked} 2>/dev/null | wc -c) -ge 5 ]; do sleep 0.2; done'")
+
+
+@pytest.mark.parametrize("days", [90, -180], ids=["forward", "back"])
+def test_clock_that_jumps_ends_no_server_and_the_watch_still_minds_it(watched: Machine, days: int) -> None:
+    wait_until_asked_often(watched)
+    before = server_and_starts(watched)
+    watched.ssh(f"date -s @$(($(date +%s) + {days * 86400}))")
+    wait_until_asked_often(watched)
+    assert server_and_starts(watched) == before
+    # one that hangs is still ended in time, and another one serves
+    watched.ssh(f"kill -STOP {before[0]}")
+    wait_until_asked_often(watched)
+    pid, restarts, *_ = server_and_starts(watched)
+    assert pid not in ("0", before[0])
+    assert int(restarts) == int(before[1]) + 1
