@@ -1,8 +1,10 @@
 """What can be known of a release before the running service is touched."""
 
+import os
 import pwd
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +92,18 @@ def check_port(port: int, service: Manager) -> None:
 
 
 def _as_user(command: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a program as the service's user; what it leaves in its folder for temporary files goes with that."""
     user = pwd.getpwnam(USER)
-    return subprocess.run(
-        command,
-        env=environment,
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="bringup-check-") as temporary:
+        os.chown(temporary, user.pw_uid, user.pw_gid)
+        return subprocess.run(
+            command,
+            env={**environment, "TMPDIR": temporary},
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )

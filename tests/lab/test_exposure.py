@@ -31,7 +31,7 @@ def test_api_key_and_tls_guard_the_api_and_show_nowhere(deployment: Deployment, 
     }
     preview = deployment.dry_run("--diff", "--json", **settings)
     run = deployment.deploy("--diff", "-vv", **settings)
-    assert "(api-key none → " in run.stderr
+    assert "; api-key none → " in run.stderr
     assert f"PASS  {MODEL}" in run.stderr
     with pytest.raises(OSError, match=r"closed|reset|disconnected"):
         deployment.served_models()  # over plain HTTP
