@@ -4,7 +4,7 @@ A value is the setting's own; ``set`` takes the plan's; ``keep`` leaves the sett
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bringup.catalog.loader import nearest
 from bringup.hardware import Frozen
@@ -55,10 +55,30 @@ SPECS: Mapping[str, HostSettingSpec] = {
 }
 """Key to what it takes."""
 
+KERNEL_PARAMETERS = (
+    "amd_iommu",
+    "amd_pstate",
+    "idle",
+    "intel_idle.max_cstate",
+    "intel_iommu",
+    "intel_pstate",
+    "iommu",
+    "irqaffinity",
+    "isolcpus",
+    "mitigations",
+    "nohz_full",
+    "nosmt",
+    "numa_balancing",
+    "pcie_aspm",
+    "processor.max_cstate",
+    "rcu_nocbs",
+)
+"""Parameters of latency tuning (kernel documentation, admin-guide/kernel-parameters.txt); what else a kernel boots with is not
+bringup's matter."""
+
 _TOLD_ONLY: Mapping[str, str] = {
-    "kernel_command_line": "write it into the boot loader's configuration yourself (Debian, Ubuntu: GRUB_CMDLINE_LINUX_DEFAULT in "
-    "/etc/default/grub, then update-grub and a reboot)",
-    "iommu": "it belongs to the kernel's command line (iommu=pt), which is yours to change",
+    "kernel_command_line": "it counts from a boot on: kernel_parameters, beside host_settings, adds words to it",
+    "iommu": 'it belongs to the kernel\'s command line: kernel_parameters=["iommu=pt"], beside host_settings',
     "gpu_power_limit_w": "it is a setting of its own, beside host_settings",
     "memlock": "the unit's own limit, which nothing here needs (bringup plan --explain memlock)",
     "nofile": "the unit sets it always",
@@ -77,3 +97,18 @@ def host_settings_problems(wishes: Mapping[str, str]) -> list[str]:
         elif problem := SPECS[key].problem(value):
             problems.append(f"host_settings: {key} is '{value}'; {problem}")
     return problems
+
+
+def kernel_parameters_problem(words: Sequence[str]) -> str | None:
+    """Say what is wrong with an inventory's `kernel_parameters`; None where nothing is.
+
+    A wrong word can cost a machine its boot, so that none but those of latency tuning are taken.
+    """
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in KERNEL_PARAMETERS:
+            return f"'{word}' is not one that bringup adds to a kernel's command line: {nearest(name, KERNEL_PARAMETERS)}"
+        if not re.fullmatch(r"[A-Za-z0-9_,.:-]*", value):
+            return f"'{word}' has a value that is none of a kernel parameter's"
+    doubled = sorted({word for word in words if words.count(word) > 1})
+    return f"'{doubled[0]}' is named twice" if doubled else None

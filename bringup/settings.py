@@ -15,7 +15,7 @@ from bringup.catalog.entries import Engine, EngineSetting
 from bringup.catalog.loader import nearest
 from bringup.errors import BringupError
 from bringup.hardware import Frozen
-from bringup.host_settings import host_settings_problems
+from bringup.host_settings import host_settings_problems, kernel_parameters_problem
 from bringup.needs import parse_need
 from bringup.smoke.model import MetricName, StageName
 
@@ -120,6 +120,12 @@ def _host_settings(wishes: dict[str, str]) -> dict[str, str]:
     return wishes
 
 
+def _kernel_parameters(words: tuple[str, ...]) -> tuple[str, ...]:
+    if problem := kernel_parameters_problem(words):
+        raise ValueError(problem)
+    return words
+
+
 def _needs(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         try:
@@ -202,6 +208,9 @@ class Settings(Frozen):
         default_factory=dict
     )
     """Settings of the host to set beyond those that the plan sets by itself, or to ``keep`` (bringup/host_settings.py)."""
+    kernel_parameters: Annotated[tuple[str, ...], AfterValidator(_kernel_parameters)] = ()
+    """Words to add to the kernel's command line (``iommu=pt``), by GRUB's configuration. They count from the next boot on, which is
+    left to whoever runs the host."""
     tuning_state: Literal["present", "absent"] = "present"
     """``absent`` puts back what the host's settings were before bringup, now and for the next boot."""
     smoke: Literal["auto", "always", "never"] = "auto"

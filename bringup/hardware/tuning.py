@@ -28,5 +28,7 @@ class TuningFacts(Frozen):
     """What a setting was before bringup set it, by its key; several values are joined by commas."""
     files: tuple[str, ...] = ()
     """Files of an earlier tuning that are on the host."""
+    update_grub: bool = False
+    """Whether the host has the program that writes GRUB's menu anew."""
     unit_enabled: bool = False
     """Whether bringup-tuning.service starts at boot."""

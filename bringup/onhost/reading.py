@@ -48,6 +48,18 @@ def read_settings(settings: list[dict[str, Any]], root: Path) -> dict[str, Any]:
     return read
 
 
+def read_kernel(words: list[str], root: Path) -> dict[str, list[str]]:
+    """Which words the running kernel was started with, and which ones every entry of GRUB's menu starts the next with."""
+    running = _text(root / "proc/cmdline").split()
+    entries = [line.split() for line in _text(root / "boot/grub/grub.cfg").splitlines() if re.match(r"\s*linux\s+\S*vmlinuz", line)]
+    # those for rescue are left as they are
+    normal = [entry for entry in entries if "single" not in entry and "recovery" not in entry]
+    return {
+        "running": [word for word in words if word in running],
+        "next_boot": [word for word in words if normal and all(word in entry for entry in normal)],
+    }
+
+
 def units(*names: str) -> dict[str, dict[str, str]]:
     """What systemd says of units; where it does not run, what bringup's own tool says of the server alone."""
     if not _SYSTEMD_RUNS.is_dir():
@@ -200,6 +212,7 @@ def read_all(request: dict[str, Any] | None, root: Path = Path("/"), with_proces
         "request": request,
         "applied": applied is not None,
         "settings": read_settings(request["settings"], root) if request else {},
+        "kernel": read_kernel(request.get("kernel_parameters", []), root) if request else {"running": [], "next_boot": []},
         "refused": _json(root / REFUSED) or {},
         "irqbalance_banned": irqbalance_banned(),
         "tuned_profile": read_value(root / "etc/tuned/active_profile"),

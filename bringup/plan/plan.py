@@ -26,7 +26,7 @@ from bringup.plan.placement import plan_placement, without_siblings
 from bringup.plan.service import plan_service
 from bringup.plan.service_manager import container_findings, plan_service_manager
 from bringup.plan.solve import NoWayError
-from bringup.plan.tuning import plan_tuning
+from bringup.plan.tuning import TuningPlan, plan_tuning
 from bringup.plan.upgrade import what_would_do
 from bringup.settings import HostFolderSource, HubSource, Settings, engine_settings_problems, normalized_engine_settings
 
@@ -201,7 +201,7 @@ def make_plan(
     host = plan_host(placed, placement, card.gpu if card else None, settings.host_settings)
     if settings.tuning_state == "absent":
         host = tuple(s.model_copy(update={"state": "kept"}) if s.state == "set" and s.kind != "limit" else s for s in host)
-    tuning = plan_tuning(host, placed)
+    tuning = plan_tuning(host, placed, settings.kernel_parameters if settings.tuning_state == "present" else ())
     if card:
         calibration = catalog.calibration(engine.version, card.model.compute_capability)
         case = Case(card=card, engine=engine, calibration=calibration, model=model, profile=profile, overrides=overrides)
@@ -326,6 +326,7 @@ def make_plan(
             *cuda_decisions(cuda_plan),
             *card_decisions(card_plan),
             *(Decision(key=setting.key, value=setting.value, why=setting.why, source=setting.source) for setting in made),
+            *_kernel_decisions(tuning),
         ),
         findings=(
             *findings,
@@ -333,9 +334,25 @@ def make_plan(
             *placement.findings,
             *not_applicable(placed, placement, card.gpu if card else None, settings.host_settings),
             *owner_findings(host, facts),
+            *_kernel_findings(settings, tuning),
             *container_findings(facts, service),
         ),
     )
+
+
+def _kernel_decisions(tuning: TuningPlan) -> tuple[Decision, ...]:
+    if not tuning.kernel_parameters:
+        return ()
+    value, why = " ".join(tuning.kernel_parameters), "as set; on the kernel's command line from the next boot on"
+    return (Decision(key="kernel-parameters", value=value, why=why, source="inventory: kernel_parameters"),)
+
+
+def _kernel_findings(settings: Settings, tuning: TuningPlan) -> tuple[Finding, ...]:
+    if not settings.kernel_parameters or tuning.kernel_parameters or settings.tuning_state == "absent":
+        return ()
+    words = " ".join(settings.kernel_parameters)
+    text = f"a container has its machine's kernel; its owner can add {words} to that kernel's command line"
+    return (warning("owner-must-set", text),)
 
 
 def _download_mib(model: Model, repository: str) -> int:

@@ -72,6 +72,11 @@ def host_blockers(facts: HostFacts, now_unix_s: int, driver_only: bool = False) 
 def plan_blockers(facts: HostFacts, plan: Plan) -> list[str]:
     """List what the host lacks for its plan, each with what to do; empty when nothing is."""
     blockers = _no_space(facts, plan)
+    if plan.tuning.kernel_parameters and not facts.tuning.update_grub:
+        blockers.append(
+            "kernel_parameters is set, and this host has no update-grub with its /boot/grub: add "
+            f"{' '.join(plan.tuning.kernel_parameters)} to its boot loader's configuration yourself, and take the setting away"
+        )
     # what is served now gives its memory back before the new release starts
     if facts.service_state != "active" and 0 < facts.memory.available_mib < plan.needs.memory_mib:
         blockers.append(

@@ -12,6 +12,8 @@ TUNING_FILE = "/etc/bringup/tuning.json"
 UNIT = "bringup-tuning.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 TUNED_FILE = "/etc/tuned/bringup/tuned.conf"
+GRUB_FILE = "/etc/default/grub.d/90-bringup.cfg"
+"""Read after the files of images (50-cloudimg-settings.cfg on Ubuntu), which set the same variable."""
 _APPLIED = ("sysctl", "sysfs", "irq")
 _TUNED_NAMES = {
     "cpu_governor": ("cpu", "governor"),
@@ -44,6 +46,9 @@ class TuningPlan(Frozen):
     tuned_profile: str | None = None
     """Profile of tuned that ours includes; None where tuned does not run or there is nothing that it has a say in."""
 
+    kernel_parameters: tuple[str, ...] = ()
+    """Words added to the kernel's command line, from the next boot on."""
+
     @property
     def tuned_sections(self) -> dict[str, dict[str, str]]:
         """The settings that tuned has plug-ins for, by plug-in; what it would otherwise set against ours."""
@@ -66,12 +71,13 @@ class TuningPlan(Frozen):
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
-def plan_tuning(host: Iterable[HostSetting], facts: HostFacts) -> TuningPlan:
+def plan_tuning(host: Iterable[HostSetting], facts: HostFacts, kernel_parameters: tuple[str, ...] = ()) -> TuningPlan:
     """Gather what is set.
 
     Args:
         host: the host's settings, those that are merely offered among them.
         facts: the host.
+        kernel_parameters: of the inventory; a container has no command line of its own.
     """
     chosen = [setting for setting in host if setting.state == "set" and setting.kind in _APPLIED]
     chosen.sort(key=lambda setting: _FIRST.index(setting.key) if setting.key in _FIRST else len(_FIRST))
@@ -86,5 +92,6 @@ def plan_tuning(host: Iterable[HostSetting], facts: HostFacts) -> TuningPlan:
         ),
         banned_cpus=format_cpu_list(banned),
         by_owner=facts.init != "systemd",
+        kernel_parameters=() if facts.system.container is not None else kernel_parameters,
         tuned_profile=facts.tuning.tuned_profile if any(setting.kind != "irq" for setting in chosen) else None,
     )

@@ -236,9 +236,11 @@ if [ "$init" = systemd ] && systemctl is-active --quiet tuned.service; then
 fi
 section tuning
 for file in /etc/sysctl.d/90-bringup.conf /etc/bringup/tuning.json /etc/systemd/system/bringup-tuning.service \
-  /etc/systemd/system/irqbalance.service.d/bringup.conf /etc/bringup/irqbalance.env /etc/tuned/bringup/tuned.conf; do
+  /etc/systemd/system/irqbalance.service.d/bringup.conf /etc/bringup/irqbalance.env /etc/tuned/bringup/tuned.conf \
+  /etc/default/grub.d/90-bringup.cfg; do
   [ -e "$file" ] && echo "file=$file"
 done
+[ -x /usr/sbin/update-grub ] && [ -d /boot/grub ] && echo update_grub=yes
 systemctl is-enabled --quiet bringup-tuning.service 2>/dev/null && echo enabled=yes
 section tuning-original; cat /var/lib/bringup/tuning/original.json 2>/dev/null; echo
 section model-folder

@@ -28,6 +28,7 @@ def parse_tuning(sections: dict[str, str]) -> TuningFacts:
         iommu_types=tuple(_all(sections.get("firmware", ""), "iommu_type")),
         found=_found(sections.get("tuning-original", "")),
         files=tuple(_all(ours, "file")),
+        update_grub=key_values(ours).get("update_grub") == "yes",
         unit_enabled=key_values(ours).get("enabled") == "yes",
     )
 

@@ -14,7 +14,7 @@ from bringup.errors import BringupError
 from bringup.verify.compare import Check, compare
 from bringup.verify.reading import parse_reading
 
-_STYLES = {"ok": None, "drift": "red", "cannot": "yellow"}
+_STYLES = {"ok": None, "drift": "red", "cannot": "yellow", "reboot": "yellow"}
 
 
 def checks_of(text: str) -> tuple[Check, ...]:
@@ -62,7 +62,7 @@ def verify(inventory: str, limit: tuple[str, ...], data: tuple[str, ...], as_jso
         click.echo("Error: not every host could be looked at; the messages above say which and why.", err=True)
     if errors or not all_answered or not results:
         sys.exit(EXIT_ERROR)
-    differs = any(check.status == "drift" for checks in results.values() for check in checks)
+    differs = any(check.status in ("drift", "reboot") for checks in results.values() for check in checks)
     sys.exit(EXIT_DRIFT if differs else EXIT_IN_STEP)
 
 
@@ -81,7 +81,7 @@ def _show(results: dict[str, tuple[Check, ...]], errors: dict[str, str], every: 
                 table.add_row(check.subject, check.expected, check.found, status or "ok", style=_STYLES[check.status])
         if table.row_count:
             console.print(table)
-        drifted = sum(check.status == "drift" for check in checks)
+        drifted = sum(check.status in ("drift", "reboot") for check in checks)
         owners = sum(check.status == "cannot" for check in checks)
         said = f"{drifted} of {len(checks)} differ" if drifted else f"{len(checks) - owners} checked, all in order"
         console.print(f"{host}: {said}{f', {owners} only its owner can set' if owners else ''}", highlight=False)

@@ -11,8 +11,10 @@ from bringup.plan.host import owner_command
 from bringup.plan.tuning import AppliedSetting
 from bringup.verify.reading import PlannedService, ProcessReading, Reading
 
-Status = Literal["ok", "drift", "cannot"]
-"""``drift``: another value than the plan's, which the next run repairs. ``cannot``: it cannot be set from inside this host."""
+Status = Literal["ok", "drift", "cannot", "reboot"]
+"""``drift``: another value than the plan's, which the next run repairs. ``cannot``: it cannot be set from inside this host.
+``reboot``: it is set, and counts from the next boot on."""
+KERNEL = "kernel command line"
 
 _ELSEWHERE = 0.05
 """Part of a bound process's own memory that may lie on other nodes: what it shares with the process that started it was made
@@ -40,7 +42,8 @@ def compare_settings(reading: Reading) -> tuple[Check, ...]:
     """Compare the settings alone."""
     if reading.request is None:
         return ()
-    return (*(_setting(setting, reading, reading.request.by_owner) for setting in reading.request.settings), *_others(reading))
+    settings = (_setting(setting, reading, reading.request.by_owner) for setting in reading.request.settings)
+    return (*settings, *_others(reading), *_kernel(reading, reading.request.kernel_parameters))
 
 
 def _setting(setting: AppliedSetting, reading: Reading, by_owner: bool) -> Check:
@@ -101,6 +104,19 @@ def _interrupts(setting: AppliedSetting, reading: Reading, by_owner: bool) -> Ch
 def _number(file: str) -> str:
     found = re.search(r"/irq/(\d+)/", file)
     return found[1] if found else file
+
+
+def _kernel(reading: Reading, words: tuple[str, ...]) -> Iterator[Check]:
+    if not words:
+        return
+    expected, running = " ".join(words), " ".join(reading.kernel.running) or "none of it"
+    status: Status = "ok"
+    why = ""
+    if set(reading.kernel.next_boot) != set(words):
+        status, why = "drift", "GRUB's menu would start the next kernel without it: the next run writes that anew"
+    elif set(reading.kernel.running) != set(words):
+        status, why = "reboot", "the running kernel was started before: reboot the host"
+    yield Check(subject=KERNEL, expected=expected, found=running, status=status, why=why)
 
 
 def _others(reading: Reading) -> Iterator[Check]:

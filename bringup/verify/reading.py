@@ -18,6 +18,14 @@ class SettingReading(Frozen):
     writable: bool
 
 
+class KernelReading(Frozen):
+    """Which of the words that were asked for are on the kernel's command line."""
+
+    running: tuple[str, ...] = ()
+    next_boot: tuple[str, ...] = ()
+    """By GRUB's menu."""
+
+
 class MemoryReading(Frozen):
     """Where a process's memory is."""
 
@@ -59,6 +67,7 @@ class Reading(Frozen):
     """The settings that it should have; None where nothing was ever written down."""
     applied: bool
     settings: dict[str, SettingReading]
+    kernel: KernelReading = KernelReading()
     refused: dict[str, str]
     """Affinity files of interrupts that the kernel would not move, to the name of their device."""
     irqbalance_banned: str | None

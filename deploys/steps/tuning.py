@@ -10,8 +10,8 @@ from pyinfra.api import deploy
 from pyinfra.operations import files, server
 
 from bringup.plan import Plan
-from bringup.plan.tuning import SYSCTL_FILE, TUNED_FILE, TUNING_FILE, UNIT, UNIT_FILE
-from bringup.verify.compare import compare_settings
+from bringup.plan.tuning import GRUB_FILE, SYSCTL_FILE, TUNED_FILE, TUNING_FILE, UNIT, UNIT_FILE
+from bringup.verify.compare import KERNEL, compare_settings
 from deploys.compare import differs
 from deploys.context import Context
 from deploys.operations import streamed_shell, verify_tuning
@@ -20,7 +20,7 @@ from facts.tuning import HostReading
 
 _IRQBALANCE_ENVIRONMENT = "/etc/bringup/irqbalance.env"
 _IRQBALANCE_FILE = "/etc/systemd/system/irqbalance.service.d/bringup.conf"
-_FOLDERS = tuple(path.rpartition("/")[0] for path in (TUNING_FILE, TUNED_FILE, _IRQBALANCE_FILE))
+_FOLDERS = tuple(path.rpartition("/")[0] for path in (TUNING_FILE, TUNED_FILE, _IRQBALANCE_FILE, GRUB_FILE))
 """Those that may not be there."""
 _TUNE = f"/opt/bringup/bin/bringup-host tune {TUNING_FILE}"
 
@@ -45,7 +45,14 @@ def tuning(context: Context) -> None:
     if plan.tuning.by_owner:
         host.log("the host's settings are its owner's to make; what is asked for is listed above", logger.info)
         return
-    changes = [*_differing(context), *(f"{key} back as it was" for key in forgotten)]
+    differing = _differing(context)
+    if GRUB_FILE in wanted and (KERNEL in differing or differs(GRUB_FILE, wanted[GRUB_FILE])):
+        server.shell(
+            name=f"Add {' '.join(plan.tuning.kernel_parameters)} to the kernel's command line, from the next boot on",
+            # without its file it is done again by a repeated run; GRUB's menu is left as it was
+            commands=[f"update-grub || {{ rm -f {GRUB_FILE}; exit 1; }}"],
+        )
+    changes = [*(text for key, text in differing.items() if key != KERNEL), *(f"{key} back as it was" for key in forgotten)]
     if changes:
         streamed_shell(name=f"Set {', '.join(changes)}", command=_TUNE)
     if UNIT_FILE in wanted and (not before.unit_enabled or differs(UNIT_FILE, wanted[UNIT_FILE])):
@@ -60,8 +67,10 @@ def tuning(context: Context) -> None:
 def _wanted_files(plan: Plan) -> dict[str, str]:
     tuning = plan.tuning
     wanted = {}
-    if tuning.settings:
+    if tuning.settings or tuning.kernel_parameters:
         wanted[TUNING_FILE] = tuning.record()
+    if tuning.kernel_parameters:
+        wanted[GRUB_FILE] = render("grub.cfg.j2", plan)
     if plan.sysctls:
         wanted[SYSCTL_FILE] = render("90-bringup.conf.j2", plan)
     if tuning.at_boot:
@@ -74,18 +83,18 @@ def _wanted_files(plan: Plan) -> dict[str, str]:
     return wanted
 
 
-def _differing(context: Context) -> list[str]:
+def _differing(context: Context) -> dict[str, str]:
     """What is another value than the plan's and can be set: read now, or from the probe where nothing can read it yet."""
     plan = context.plan
-    if not plan.tuning.settings:
-        return []
+    if not plan.tuning.settings and not plan.tuning.kernel_parameters:
+        return {}
     reading = host.get_fact(HostReading, request=plan.tuning)
     if reading is None:
         settings = {setting.key: setting for setting in plan.host}
         every = [settings[applied.key] for applied in plan.tuning.settings]
-        return [f"{s.key} {s.now or 'unknown'} → {s.value}" for s in every if s.now != s.value and s.writable is not False]
+        return {s.key: f"{s.key} {s.now or 'unknown'} → {s.value}" for s in every if s.now != s.value and s.writable is not False}
     checks = compare_settings(reading)
-    drift = [f"{check.subject} {check.found} → {check.expected}" for check in checks if check.status == "drift"]
+    drift = {check.subject: f"{check.subject} {check.found} → {check.expected}" for check in checks if check.status == "drift"}
     if not drift:
         host.log(f"{len(checks)} settings were read back: in order as far as they can be set from here", logger.info)
     return drift
@@ -95,6 +104,13 @@ def _remove(paths: list[str], unit_enabled: bool) -> None:
     """Take away what an earlier plan wrote, for this boot and the next."""
     if UNIT_FILE in paths and unit_enabled:
         server.shell(name=f"Set nothing at boot ({UNIT})", commands=[f"systemctl disable --quiet {UNIT}"])
+    if GRUB_FILE in paths:
+        kept = f"{GRUB_FILE}.kept"  # GRUB reads *.cfg alone
+        server.shell(
+            name=f"Take {GRUB_FILE} off the kernel's command line, from the next boot on",
+            commands=[f"mv {GRUB_FILE} {kept}; update-grub || {{ mv {kept} {GRUB_FILE}; exit 1; }}; rm {kept}"],
+        )
+        paths = [path for path in paths if path != GRUB_FILE]
     for path in paths:
         files.file(name=f"Remove {path}", path=path, present=False)
     commands = [

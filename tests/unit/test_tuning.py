@@ -16,6 +16,7 @@ from bringup.hardware import HostFacts, TuningFacts
 from bringup.onhost.reading import read_all, read_numa_maps, read_processes
 from bringup.onhost.tuning import ORIGINAL, Tuning, apply_at_boot, cpu_mask
 from bringup.plan import Plan, make_plan
+from bringup.plan.preflight import plan_blockers
 from bringup.plan.tuning import AppliedSetting, TuningPlan
 from bringup.probe.tuning import parse_tuning
 from bringup.settings import Settings, problems_with
@@ -55,7 +56,7 @@ def tuned(facts: HostFacts, **fields: Any) -> HostFacts:
         pytest.param({"smt": False}, "host_settings.smt: Input should be a valid string", id="no text"),
         pytest.param(
             {"kernel_command_line": "iommu=pt"},
-            "kernel_command_line is not set by it: write it into the boot loader",
+            "kernel_command_line is not set by it: it counts from a boot on: kernel_parameters, beside host_settings",
             id="told only",
         ),
     ],
@@ -63,6 +64,22 @@ def tuned(facts: HostFacts, **fields: Any) -> HostFacts:
 def test_a_wish_that_is_wrong_is_refused(wishes: dict[str, Any], said: str) -> None:
     (problem,) = problems_with({"host_settings": wishes}, CATALOG)
     assert problem.startswith("host_settings")
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["iomu=pt"], "'iomu=pt' is not one that bringup adds to a kernel's command line: did you mean iommu or "),
+        (["init=/bin/sh"], "'init=/bin/sh' is not one that bringup adds"),
+        (["iommu=pt quiet"], "'iommu=pt quiet' has a value that is none"),
+        (['isolcpus=2";reboot'], "has a value that is none"),
+        (["nosmt", "nosmt"], "'nosmt' is named twice"),
+    ],
+)
+def test_a_word_for_the_kernel_that_is_wrong_is_refused(words: list[str], said: str) -> None:
+    (problem,) = problems_with({"kernel_parameters": words}, CATALOG)
+    assert problem.startswith("kernel_parameters")
     assert said in problem
 
 
@@ -219,6 +236,30 @@ def test_command_line_and_iommu_are_told() -> None:
     assert kernel_findings(bare_workstation()) == []
 
 
+def test_words_for_the_kernel_are_planned_where_the_host_boots_by_grub() -> None:
+    facts = tuned(bare_workstation(), update_grub=True)
+    plan = plan_of(facts, kernel_parameters=["iommu=pt", "nosmt"])
+    assert plan.tuning.kernel_parameters == ("iommu=pt", "nosmt")
+    assert render("grub.cfg.j2", plan).endswith('"$GRUB_CMDLINE_LINUX_DEFAULT iommu=pt nosmt"\n')
+    assert [(d.value, d.source) for d in plan.decisions if d.key == "kernel-parameters"] == [
+        ("iommu=pt nosmt", "inventory: kernel_parameters")
+    ]
+    assert not any("update-grub" in blocker for blocker in plan_blockers(facts, plan))
+    (blocker,) = (blocker for blocker in plan_blockers(tuned(facts, update_grub=False), plan) if "update-grub" in blocker)
+    assert "add iommu=pt nosmt to its boot loader's configuration yourself" in blocker
+    assert plan_of(facts, kernel_parameters=["nosmt"], tuning_state="absent").tuning.kernel_parameters == ()
+
+
+def test_a_containers_kernel_is_its_owners() -> None:
+    facts = bare_workstation()
+    facts = changed(facts, system=facts.system.model_copy(update={"container": "docker"}))
+    plan = plan_of(facts, kernel_parameters=["iommu=pt"])
+    assert plan.tuning.kernel_parameters == ()
+    assert [f.text for f in plan.findings if f.id == "owner-must-set" and "iommu=pt" in f.text] == [
+        "a container has its machine's kernel; its owner can add iommu=pt to that kernel's command line"
+    ]
+
+
 # --- made, kept, put back
 
 
@@ -335,6 +376,32 @@ def test_reading_says_what_each_file_holds(tree: Path) -> None:
     assert read["settings"]["transparent_hugepage"] == {"files": {f"/{HUGE}": "always"}, "writable": True}
     assert set(read["settings"]["cpu_governor"]["files"].values()) == {"powersave", "schedutil"}
     assert (read["applied"], read["plan"]) == (False, None)
+
+
+_MENU = """
+menuentry 'Debian GNU/Linux' {
+        linux   /boot/vmlinuz-6.1.0-2 root=UUID=1 ro quiet iommu=pt
+}
+menuentry 'older' {
+        linux   /boot/vmlinuz-6.1.0-1 root=UUID=1 ro quiet%s
+}
+menuentry 'older (recovery mode)' {
+        linux   /boot/vmlinuz-6.1.0-1 root=UUID=1 ro single
+}
+menuentry 'Memory test' {
+        linux   /boot/memtest86+x64.bin
+}
+"""
+
+
+@pytest.mark.parametrize(("older", "next_boot"), [(" iommu=pt", ["iommu=pt"]), ("", [])], ids=["all", "one lacks it"])
+def test_reading_says_what_the_next_boot_has(tree: Path, older: str, next_boot: list[str]) -> None:
+    (tree / "proc").mkdir(exist_ok=True)
+    (tree / "proc/cmdline").write_text("root=UUID=1 ro nosmt\n")
+    (tree / "boot/grub").mkdir(parents=True)
+    (tree / "boot/grub/grub.cfg").write_text(_MENU % older)
+    asked = {"settings": [], "kernel_parameters": ["iommu=pt", "nosmt"]}
+    assert read_all(asked, tree)["kernel"] == {"running": ["nosmt"], "next_boot": next_boot}
 
 
 def test_reading_runs_as_a_script_of_its_own() -> None:
@@ -457,6 +524,22 @@ def test_each_thing_that_differs_is_caught_alone(path: str, value: Any, subject:
     assert drifted(reading(**{path: value})) == [(subject, status)]
 
 
+@pytest.mark.parametrize(
+    ("running", "next_boot", "found"),
+    [
+        (["iommu=pt"], ["iommu=pt"], []),
+        ([], ["iommu=pt"], [("kernel command line", "reboot")]),
+        (["iommu=pt"], [], [("kernel command line", "drift")]),
+        ([], [], [("kernel command line", "drift")]),
+    ],
+)
+def test_the_kernels_command_line_is_compared_now_and_for_the_next_boot(
+    running: list[str], next_boot: list[str], found: list[tuple[str, str]]
+) -> None:
+    kernel = {"running": running, "next_boot": next_boot}
+    assert drifted(reading(**{"request/kernel_parameters": ["iommu=pt"], "kernel": kernel})) == found
+
+
 def test_a_limit_that_the_whole_host_has_is_its_owners() -> None:
     found = reading(**{"processes/8/nofile": "20000", "most_files": "20000"})
     assert drifted(found) == [("open files of process 8 (VLLM::EngineCore)", "cannot")]
@@ -496,6 +579,14 @@ def test_dry_run_shows_each_change_and_file() -> None:
     assert "Tuning | Set them at each boot (bringup-tuning.service)" in names
     for line in ("+ vm.swappiness = 10", "+ ExecStart=/opt/bringup/bin/bringup-host tune --boot /etc/bringup/tuning.json"):
         assert line in done.stderr
+
+
+def test_dry_run_shows_what_the_kernel_is_started_with() -> None:
+    done = dry_run("deploys/tuning.py", kernel_parameters=["iommu=pt"])
+    assert done.returncode == 0, done.stderr
+    names = [operation["name"] for operation in json.loads(done.stdout)["plan"]]
+    assert "Tuning | Add iommu=pt to the kernel's command line, from the next boot on" in names
+    assert '+ GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT iommu=pt"' in done.stderr
 
 
 def test_absent_on_a_host_that_was_never_tuned_does_nothing() -> None:

@@ -21,7 +21,13 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 600
 
 # 4 GiB at least, or nothing could be served there; CPUs 0 and 2 are the first threads of their cores
-TWO_SOCKETS = Vm(numa=(Node(cpus=(0, 1), memory_mib=3072), Node(cpus=(2, 3), memory_mib=1536)), sockets=2, cores=1, threads=2)
+TWO_SOCKETS = Vm(
+    numa=(Node(cpus=(0, 1), memory_mib=3072), Node(cpus=(2, 3), memory_mib=1536)),
+    sockets=2,
+    cores=1,
+    threads=2,
+    kernel_command_line="iommu=pt",
+)
 WISHES = {
     "transparent_hugepage": "madvise",
     "smt": "off",
@@ -233,3 +239,35 @@ def test_absent_puts_back_what_was_there_now_and_after_a_reboot(machine: Machine
     done = run("bringup", "verify", str(inventory))
     assert done.returncode == 1
     assert "nothing was deployed to it" in done.stdout
+
+
+def test_words_for_the_kernel_go_into_grubs_menu_and_out_again(machine: Machine, run: Run, inventory: Path) -> None:
+    """QEMU starts the kernel, with ``iommu=pt``: for that word it is as after a reboot, for another one as before."""
+    machine.ssh(
+        "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends grub2-common && "
+        "mkdir -p /boot/grub && update-grub",
+        limit_s=LIMIT_S,
+    )
+    found = machine.ssh("cat /boot/grub/grub.cfg").stdout
+    assert "iommu=pt" not in found
+    refused = run("pyinfra", "-y", str(inventory), "deploys/tuning.py", kernel_parameters='["root=/dev/vdb"]')
+    assert refused.returncode == 1
+    assert "'root=/dev/vdb' is not one that bringup adds to a kernel's command line" in refused.stderr
+
+    wanted = {"kernel_parameters": '["iommu=pt"]', "host_settings": "{}"}
+    names = deploy(run, inventory, **wanted)
+    added = "Tuning | Add iommu=pt to the kernel's command line, from the next boot on"
+    assert added in names
+    assert drifted(machine) == []
+    assert deploy(run, inventory, **wanted) == []
+    machine.ssh("sed -i 's/ iommu=pt//' /boot/grub/grub.cfg")
+    assert drifted(machine) == ["kernel command line"]
+    assert deploy(run, inventory, **wanted) == [added]
+    assert drifted(machine) == []
+
+    deploy(run, inventory, **(wanted | {"kernel_parameters": '["iommu=pt", "pcie_aspm=off"]'}))
+    done = run("bringup", "verify", str(inventory))
+    assert done.returncode == 2
+    assert "reboot: the running kernel was started before" in " ".join(done.stdout.split())
+    deploy(run, inventory, tuning_state="absent")
+    assert machine.ssh("cat /boot/grub/grub.cfg; ls /etc/default/grub.d").stdout == found
