@@ -1,7 +1,7 @@
 """Debian's own NVIDIA driver on a machine with a kernel of its own and a card that the real modules look at and find wanting.
 
 Everything is Debian's and NVIDIA's: packages from the machine's mirror, maintainer scripts, DKMS, initial RAM disks, modules. Only
-the compilation was done before (dkms_build.py). The tests build on each other, in this order, and took 80
+the compilation was done before (dkms_build.py). The tests build on each other, in this order, and took 51
 minutes on two cores that were busy with other tests.
 """
 

@@ -244,8 +244,8 @@ def test_absent_puts_back_what_was_there_now_and_after_a_reboot(machine: Machine
 def test_words_for_the_kernel_go_into_grubs_menu_and_out_again(machine: Machine, run: Run, inventory: Path) -> None:
     """QEMU starts the kernel, with ``iommu=pt``: for that word it is as after a reboot, for another one as before."""
     machine.ssh(
-        "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends grub2-common && "
-        "mkdir -p /boot/grub && update-grub",
+        "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && "
+        "apt-get install -y -qq --no-install-recommends grub2-common && mkdir -p /boot/grub && update-grub",
         limit_s=LIMIT_S,
     )
     found = machine.ssh("cat /boot/grub/grub.cfg").stdout
