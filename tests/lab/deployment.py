@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,12 @@ class Deployment:
     def cut_power(self) -> None:
         """Everything that runs on the host is gone, at once; what is on its disk is as it was."""
         nspawn = nspawn_of(self.directory, "lab1")
-        nspawn.kill()
-        nspawn.wait(KILL_LIMIT_S)
+        # the container's first process takes all the others along, and outlives nspawn
+        processes = [nspawn, *nspawn.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert psutil.wait_procs(processes, KILL_LIMIT_S)[1] == []
 
     def boot(self) -> None:
         """Start the host, which is off."""
