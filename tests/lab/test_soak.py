@@ -1,4 +1,4 @@
-"""Many restarts in a row: `make test-soak`, half an hour with the real vLLM and not part of `make test`."""
+"""Many restarts in a row: `make test-soak`, an hour on a busy machine with the real vLLM, and not part of `make test`."""
 
 import json
 import os
